@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict weir weir.c
+//go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// Names of the objects as the kernel knows them: bpftool prints them, and
+// CollectionSpec holds them under these keys.
+const (
+	IngressProgram = "weir_ingress"
+	EgressProgram  = "weir_egress"
+	CountersMap    = "weir_counters"
+	FactsMap       = "weir_facts"
+	ControlMap     = "weir_control"
+)
+
+// PrefixesMax is the number of source prefixes of each address family that one
+// attachment may have (WEIR_PREFIXES_MAX).
+const PrefixesMax = len(Facts{}.Prefixes4)
+
+// FactsSlots is the number of entries of the facts map (WEIR_SLOTS).
+const FactsSlots = 4
+
+// CollectionSpec is the programs and maps of one attachment as compiled. It is
+// parsed anew at each call; a caller that loads often keeps it and loads copies.
+func CollectionSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWeir()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded programs: %w", err)
+	}
+	return spec, nil
+}
+
+// Facts is the value of the facts map: what the programs know of their
+// attachment. Addresses and masks are in network byte order.
+type Facts = weirWeirFacts
+
+// Control is the value of the control map: which slot of the facts is in use, and
+// what ingress returns for a packet that it allows.
+type Control = weirWeirControl
+
+// Check is a set of checks, or'ed; it is the programs' constant weir_checks.
+type Check = weirWeirCheck
+
+// The checks of egress.
+const (
+	CheckMAC  Check = weirWeirCheckWEIR_CHECK_MAC
+	CheckIPv4 Check = weirWeirCheckWEIR_CHECK_IPV4
+	CheckIPv6 Check = weirWeirCheckWEIR_CHECK_IPV6
+	CheckVLAN Check = weirWeirCheckWEIR_CHECK_VLAN
+)
+
+// Verdict is what became of a packet.
+type Verdict = weirWeirVerdict
+
+// Allowed is the verdict of a packet that went its way; every other one names
+// why the packet was dropped.
+const Allowed Verdict = weirWeirVerdictWEIR_ALLOWED
+
+const verdicts = int(weirWeirVerdictWEIR_VERDICT_MAX)
+
+// Verdicts lists every verdict in the order of its number.
+func Verdicts() iter.Seq[Verdict] {
+	return func(yield func(Verdict) bool) {
+		for v := range Verdict(verdicts) {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// Reason is the verdict as metrics and tools spell it: spoofed_mac.
+func (v Verdict) Reason() string { return strings.ToLower(v.String()) }
+
+// Direction is the pod's: ingress is what it receives.
+type Direction int
+
+// The directions, in the order of the counters.
+const (
+	Ingress Direction = iota
+	Egress
+)
+
+// String is "ingress" or "egress".
+func (d Direction) String() string {
+	if d == Ingress {
+		return "ingress"
+	}
+	return "egress"
+}
+
+// Count is a number of packets and of bytes as the wire carries them: Ethernet
+// header and VLAN tag included, FCS not, each segment of a GSO packet by itself.
+type Count struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Counters is the value of the counters map on one CPU, or the sum over all.
+type Counters [2][verdicts]Count
+
+// Of is the count of one direction and verdict.
+func (c Counters) Of(d Direction, v Verdict) Count { return c[d][v] }
+
+// Sum adds up the counters of every CPU.
+func Sum(perCPU []Counters) Counters {
+	var sum Counters
+	for _, cpu := range perCPU {
+		for d := range cpu {
+			for v, count := range cpu[d] {
+				sum[d][v].Packets += count.Packets
+				sum[d][v].Bytes += count.Bytes
+			}
+		}
+	}
+	return sum
+}

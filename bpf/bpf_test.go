@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"encoding/binary"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestCountersLayoutIsThatOfTheKernel(t *testing.T) {
+	t.Parallel()
+	if got, want := binary.Size(Counters{}), int(reflect.TypeFor[weirWeirCounters]().Size()); got != want {
+		t.Errorf("Counters has %d bytes, the map's value %d", got, want)
+	}
+}
+
+// The counters are named after the verdicts, so bpftool's names and the metrics'
+// reasons are the same words.
+func TestCountersAreNamedAfterVerdicts(t *testing.T) {
+	t.Parallel()
+	fields := reflect.TypeFor[weirWeirCounters]().Field(1).Type
+	for v := range Verdicts() {
+		field := fields.Field(int(v) + 1).Name
+		if want := strings.ReplaceAll(v.Reason(), "_", ""); strings.ToLower(field) != want {
+			t.Errorf("counter %d is %s, want one for %s", v, field, v.Reason())
+		}
+	}
+}
+
+func TestCollectionSpec(t *testing.T) {
+	t.Parallel()
+	spec, err := CollectionSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{IngressProgram, EgressProgram} {
+		if spec.Programs[name] == nil {
+			t.Errorf("no program %s", name)
+		}
+	}
+	for _, name := range []string{CountersMap, FactsMap, ControlMap} {
+		if spec.Maps[name] == nil {
+			t.Errorf("no map %s", name)
+		}
+		if len(name) > 15 {
+			t.Errorf("the kernel cuts the name %s to 15 bytes", name)
+		}
+	}
+	if got := spec.Maps[FactsMap].MaxEntries; got != FactsSlots {
+		t.Errorf("the facts have %d slots, FactsSlots says %d", got, FactsSlots)
+	}
+}
+
+func TestSumAddsUpEveryCPU(t *testing.T) {
+	t.Parallel()
+	var a, b Counters
+	a[Ingress][Allowed] = Count{Packets: 1, Bytes: 60}
+	b[Ingress][Allowed] = Count{Packets: 2, Bytes: 120}
+	b[Egress][weirWeirVerdictWEIR_SPOOFED_MAC] = Count{Packets: 3, Bytes: 180}
+	sum := Sum([]Counters{a, b})
+	if got, want := sum.Of(Ingress, Allowed), (Count{3, 180}); got != want {
+		t.Errorf("ingress allowed: %v, want %v", got, want)
+	}
+	if got, want := sum.Of(Egress, weirWeirVerdictWEIR_SPOOFED_MAC), (Count{3, 180}); got != want {
+		t.Errorf("egress spoofed_mac: %v, want %v", got, want)
+	}
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Counting as the wire sees it. One skb may stand for many frames: what the
+ * stack hands to tc is segmented after egress and was coalesced before
+ * ingress, and skb->len holds their headers once.
+ */
+#ifndef __WEIR_COUNT_H
+#define __WEIR_COUNT_H
+
+/* IPv6 extension headers that are walked to find the transport header. */
+#define WEIR_EXTENSIONS_MAX 6
+
+struct weir_count {
+	__u64 packets;
+	__u64 bytes; /* the Ethernet header and a VLAN tag included, the FCS not */
+};
+
+#define WEIR_COUNTER(upper, lower) struct weir_count lower;
+
+/* A counter for every verdict, in the order of enum weir_verdict. */
+struct weir_verdicts {
+	WEIR_VERDICTS(WEIR_COUNTER)
+};
+
+_Static_assert(sizeof(struct weir_verdicts) == WEIR_VERDICT_MAX * sizeof(struct weir_count),
+	       "weir_verdicts has a counter for every verdict and nothing else");
+
+/* The directions are the pod's: ingress is what it receives. */
+struct weir_counters {
+	struct weir_verdicts ingress;
+	struct weir_verdicts egress;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct weir_counters);
+} weir_counters SEC(".maps");
+
+static __always_inline __u32 weir_transport_length(struct __sk_buff *skb, __u8 protocol, __u32 offset)
+{
+	struct tcphdr tcp;
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+		if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+			return 0;
+		return tcp.doff * 4;
+	case IPPROTO_UDP:
+		return sizeof(struct udphdr);
+	case IPPROTO_SCTP:
+		return WEIR_SCTP_HEADER_LEN;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline bool weir_is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/* The offset of the transport header behind the extension headers at offset;
+ * *next becomes its protocol.
+ */
+static __always_inline __u32 weir_skip_extensions(struct __sk_buff *skb, __u32 offset, __u8 *next)
+{
+	struct ipv6_opt_hdr extension;
+
+	for (int i = 0; i < WEIR_EXTENSIONS_MAX; i++) {
+		if (!weir_is_extension(*next))
+			break;
+		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
+			break;
+		*next = extension.nexthdr;
+		offset += (extension.hdrlen + 1) * 8;
+	}
+	return offset;
+}
+
+/* Length of the headers that every segment of a GSO packet repeats. */
+static __always_inline __u32 weir_headers_length(struct __sk_buff *skb)
+{
+	__u32 offset = ETH_HLEN;
+	struct ipv6hdr ipv6;
+	struct iphdr ipv4;
+	__u8 next;
+
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		if (bpf_skb_load_bytes(skb, offset, &ipv4, sizeof(ipv4)))
+			return offset;
+		offset += ipv4.ihl * 4;
+		return offset + weir_transport_length(skb, ipv4.protocol, offset);
+	case bpf_htons(ETH_P_IPV6):
+		if (bpf_skb_load_bytes(skb, offset, &ipv6, sizeof(ipv6)))
+			return offset;
+		next = ipv6.nexthdr;
+		offset = weir_skip_extensions(skb, offset + sizeof(ipv6), &next);
+		return offset + weir_transport_length(skb, next, offset);
+	default:
+		return offset;
+	}
+}
+
+/* How many frames the skb stands for. A device that takes frames from outside
+ * the kernel (tun, virtio) may leave gso_segs at 0 for the stack to compute.
+ */
+static __always_inline __u32 weir_segments(struct __sk_buff *skb, __u32 headers)
+{
+	__u32 size = skb->gso_size;
+
+	if (skb->gso_segs)
+		return skb->gso_segs;
+	if (!size || skb->len <= headers)
+		return 1;
+	return (skb->len - headers + size - 1) / size;
+}
+
+static __always_inline void weir_add(struct __sk_buff *skb, struct weir_count *count)
+{
+	__u32 headers, packets = 1;
+	__u64 bytes = skb->len;
+
+	if (skb->gso_size) {
+		headers = weir_headers_length(skb);
+		packets = weir_segments(skb, headers);
+		bytes += (__u64)(packets - 1) * headers;
+	}
+	if (skb->vlan_present)
+		bytes += packets * WEIR_VLAN_LEN;
+	count->packets += packets;
+	count->bytes += bytes;
+}
+
+/* Counts the packet under a verdict. Nothing else counts, and every return of a
+ * program comes through here.
+ */
+static __always_inline void weir_count(struct __sk_buff *skb, struct weir_verdicts *verdicts, enum weir_verdict verdict)
+{
+	if (verdict < WEIR_VERDICT_MAX)
+		weir_add(skb, (struct weir_count *)verdicts + verdict);
+}
+
+static __always_inline struct weir_counters *weir_counters_of(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&weir_counters, &only);
+}
+
+#endif

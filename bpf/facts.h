@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What the programs know of the attachment that they guard: its addresses, in
+ * a map that the agent rewrites when they change, and its checks, constants
+ * from which the verifier removes what is not used.
+ */
+#ifndef __WEIR_FACTS_H
+#define __WEIR_FACTS_H
+
+/* Source prefixes that an attachment may have, for each family. */
+#define WEIR_PREFIXES_MAX 16
+
+/* An entry of weir_checks is on when its bit is set. */
+enum weir_check {
+	WEIR_CHECK_MAC = 1 << 0,
+	WEIR_CHECK_IPV4 = 1 << 1,
+	WEIR_CHECK_IPV6 = 1 << 2,
+	WEIR_CHECK_VLAN = 1 << 3,
+};
+
+/* Addresses are in network byte order, host bits zero. */
+struct weir_prefix4 {
+	__be32 address;
+	__be32 mask;
+};
+
+struct weir_prefix6 {
+	__be32 address[4];
+	__be32 mask[4];
+};
+
+struct weir_facts {
+	__u8 mac[ETH_ALEN];
+	__u8 prefixes4_len; /* at most WEIR_PREFIXES_MAX */
+	__u8 prefixes6_len; /* at most WEIR_PREFIXES_MAX */
+	struct weir_prefix4 prefixes4[WEIR_PREFIXES_MAX];
+	struct weir_prefix6 prefixes6[WEIR_PREFIXES_MAX];
+};
+
+/*
+ * The agent writes the next slot and then turns to it, so that a packet meets the
+ * old facts or the new ones, whole. Before it writes a slot that was in use it
+ * waits for a grace period; with four it need not while an attachment is made.
+ */
+#define WEIR_SLOTS 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_SLOTS);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+	__type(key, __u32);
+	__type(value, struct weir_facts);
+} weir_facts SEC(".maps");
+
+struct weir_control {
+	__u32 slot; /* of weir_facts, below WEIR_SLOTS */
+	/*
+	 * What ingress returns for an allowed packet: TC_ACT_UNSPEC leaves the
+	 * pod's own filters their turn; TC_ACT_OK ends the chain, so that of
+	 * two hooks that both hold the program only the first counts.
+	 */
+	__s32 ingress_action;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+	__type(key, __u32);
+	__type(value, struct weir_control);
+} weir_control SEC(".maps");
+
+/* The checks of this attachment, or'ed. */
+const volatile enum weir_check weir_checks;
+
+static __always_inline bool weir_checks_for(enum weir_check check)
+{
+	return weir_checks & check;
+}
+
+static __always_inline const struct weir_control *weir_control_of(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&weir_control, &only);
+}
+
+static __always_inline const struct weir_facts *weir_facts_of(const struct weir_control *control)
+{
+	__u32 slot = control->slot;
+
+	return bpf_map_lookup_elem(&weir_facts, &slot);
+}
+
+static __always_inline bool weir_owns_mac(const struct weir_facts *facts, const __u8 *mac)
+{
+	const __u16 *a = (const __u16 *)facts->mac;
+	const __u16 *b = (const __u16 *)mac;
+
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+static __always_inline bool weir_owns_ipv4(const struct weir_facts *facts, __be32 address)
+{
+	for (__u32 i = 0; i < WEIR_PREFIXES_MAX && i < facts->prefixes4_len; i++) {
+		const struct weir_prefix4 *p = &facts->prefixes4[i];
+
+		if ((address & p->mask) == p->address)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool weir_owns_ipv6(const struct weir_facts *facts, const __be32 *address)
+{
+	for (__u32 i = 0; i < WEIR_PREFIXES_MAX && i < facts->prefixes6_len; i++) {
+		const struct weir_prefix6 *p = &facts->prefixes6[i];
+
+		if ((address[0] & p->mask[0]) == p->address[0] && (address[1] & p->mask[1]) == p->address[1] &&
+		    (address[2] & p->mask[2]) == p->address[2] && (address[3] & p->mask[3]) == p->address[3])
+			return true;
+	}
+	return false;
+}
+
+#endif

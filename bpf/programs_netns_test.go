@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build netns
+
+package bpf
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/weir-cni/weir/tests/lan"
+)
+
+var (
+	podMAC   = net.HardwareAddr{0x02, 0x42, 0xac, 0x11, 0x00, 0x02}
+	otherMAC = net.HardwareAddr{0x02, 0x42, 0xac, 0x11, 0x00, 0x99}
+	all      = CheckMAC | CheckIPv4 | CheckIPv6 | CheckVLAN
+)
+
+// loaded is a pair of programs in the kernel, attached to nothing.
+type loaded struct {
+	*ebpf.Collection
+	model model
+}
+
+func load(tb testing.TB, checks Check, prefixes ...string) *loaded {
+	tb.Helper()
+	spec, err := CollectionSpec()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := spec.Variables["weir_checks"].Set(uint32(checks)); err != nil {
+		tb.Fatal(err)
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		tb.Fatalf("loading the programs (root is needed): %+v", err)
+	}
+	tb.Cleanup(collection.Close)
+	l := &loaded{collection, model{mac: podMAC, checks: checks}}
+	facts := &Facts{Mac: [6]uint8(podMAC)}
+	for _, text := range prefixes {
+		l.allow(facts, netip.MustParsePrefix(text))
+	}
+	if err := collection.Maps[FactsMap].Put(uint32(0), facts); err != nil {
+		tb.Fatal(err)
+	}
+	return l
+}
+
+func (l *loaded) allow(facts *Facts, p netip.Prefix) {
+	l.model.prefixes = append(l.model.prefixes, p)
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
+	raw := p.Masked().Addr().AsSlice()
+	if p.Addr().Is4() {
+		slot := &facts.Prefixes4[facts.Prefixes4Len]
+		slot.Address, slot.Mask = binary.NativeEndian.Uint32(raw), binary.NativeEndian.Uint32(mask)
+		facts.Prefixes4Len++
+		return
+	}
+	slot := &facts.Prefixes6[facts.Prefixes6Len]
+	for i := range 4 {
+		slot.Address[i] = binary.NativeEndian.Uint32(raw[i*4:])
+		slot.Mask[i] = binary.NativeEndian.Uint32(mask[i*4:])
+	}
+	facts.Prefixes6Len++
+}
+
+// counters reads what the programs counted.
+func (l *loaded) counters(tb testing.TB) Counters {
+	tb.Helper()
+	var perCPU []Counters
+	if err := l.Maps[CountersMap].Lookup(uint32(0), &perCPU); err != nil {
+		tb.Fatal(err)
+	}
+	return Sum(perCPU)
+}
+
+// send runs weir_egress on a frame and returns the reason that was counted; the
+// return code must agree with it.
+func (l *loaded) send(tb testing.TB, frame []byte) string {
+	tb.Helper()
+	before := l.counters(tb)
+	code, _, err := l.Programs[EgressProgram].Test(frame)
+	if err != nil {
+		tb.Fatalf("running weir_egress on %x: %v", frame, err)
+	}
+	after := l.counters(tb)
+	reason := "nothing"
+	for v := range Verdicts() {
+		counted := after[Egress][v].Packets - before[Egress][v].Packets
+		if counted == 0 {
+			continue
+		}
+		if counted != 1 || reason != "nothing" {
+			tb.Fatalf("frame %x: %d counted for %s beside %s", frame, counted, v.Reason(), reason)
+		}
+		if size := after[Egress][v].Bytes - before[Egress][v].Bytes; size != uint64(len(frame)) {
+			tb.Fatalf("frame of %d bytes counted as %d", len(frame), size)
+		}
+		reason = v.Reason()
+	}
+	const actOK, actShot = 0, 2
+	want := uint32(actShot)
+	if reason == "allowed" {
+		want = actOK
+	}
+	if code != want {
+		tb.Fatalf("frame %x: counted as %s, returned %d", frame, reason, code)
+	}
+	return reason
+}
+
+func eth(source net.HardwareAddr, ethertype layers.EthernetType) *layers.Ethernet {
+	return &layers.Ethernet{SrcMAC: source, DstMAC: otherMAC, EthernetType: ethertype}
+}
+
+func ipv4(source string) *layers.IPv4 {
+	return &layers.IPv4{
+		Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP,
+		SrcIP: net.ParseIP(source), DstIP: net.ParseIP("192.0.2.1"),
+	}
+}
+
+func ipv6(source string, next layers.IPProtocol) *layers.IPv6 {
+	return &layers.IPv6{
+		Version: 6, HopLimit: 255, NextHeader: next,
+		SrcIP: net.ParseIP(source), DstIP: net.ParseIP("2001:db8::1"),
+	}
+}
+
+func arp(mac net.HardwareAddr, ip string, operation uint16) *layers.ARP {
+	return &layers.ARP{
+		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4,
+		HwAddressSize: 6, ProtAddressSize: 4, Operation: operation,
+		SourceHwAddress: mac, SourceProtAddress: net.ParseIP(ip).To4(),
+		DstHwAddress: make([]byte, 6), DstProtAddress: net.ParseIP("192.0.2.1").To4(),
+	}
+}
+
+var udp = &layers.UDP{SrcPort: 1000, DstPort: 2000}
+
+func icmpv6(kind uint8) *layers.ICMPv6 {
+	return &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
+}
+
+func TestNetnsEgressVerdicts(t *testing.T) {
+	const v4, v6, v4ARP = layers.EthernetTypeIPv4, layers.EthernetTypeIPv6, layers.EthernetTypeARP
+	payload := gopacket.Payload(make([]byte, 18))
+	tests := []struct {
+		name   string
+		checks Check
+		frame  []byte
+		want   string
+	}{
+		{"own IPv4", all, lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload), "allowed"},
+		{"another prefix of its own", all, lan.Frame(t, eth(podMAC, v4), ipv4("198.51.100.77"), udp, payload), "allowed"},
+		{"foreign IPv4", all, lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.9"), udp, payload), "spoofed_ipv4"},
+		{"foreign IPv4, unchecked", CheckMAC, lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.9"), udp, payload), "allowed"},
+		{"foreign MAC", all, lan.Frame(t, eth(otherMAC, v4), ipv4("192.0.2.8"), udp, payload), "spoofed_mac"},
+		{"foreign MAC, unchecked", CheckIPv4, lan.Frame(t, eth(otherMAC, v4), ipv4("192.0.2.8"), udp, payload), "allowed"},
+		{"DHCP request", all, lan.Frame(t, eth(podMAC, v4), ipv4("0.0.0.0"), &layers.UDP{SrcPort: 68, DstPort: 67}, payload), "allowed"},
+		{"DHCP answer from nowhere", all, lan.Frame(t, eth(podMAC, v4), ipv4("0.0.0.0"), &layers.UDP{SrcPort: 67, DstPort: 68}, payload), "spoofed_ipv4"},
+		{"IPv4 of version 5", all, patch(lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp), 14, 0x55), "malformed"},
+		{"IPv4 with a header of 16 bytes", all, patch(lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp), 14, 0x44), "malformed"},
+		{"own IPv6", all, lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, payload), "allowed"},
+		{"own link-local", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolUDP), udp, payload), "allowed"},
+		{"foreign IPv6", all, lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::9", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
+		{"foreign link-local", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::9", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
+		{"DAD", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(135), payload), "allowed"},
+		{"MLD behind a hop-by-hop header", all, mldReport(t), "allowed"},
+		{"advertisement from ::", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(136), payload), "spoofed_ipv6"},
+		{"UDP from ::", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
+		{"own ARP", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.8", 1)), "allowed"},
+		{"ARP probe", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "0.0.0.0", 1)), "allowed"},
+		{"ARP answer from nowhere", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "0.0.0.0", 2)), "spoofed_arp_ip"},
+		{"ARP for a foreign address", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.9", 2)), "spoofed_arp_ip"},
+		{"ARP with a foreign MAC", all, lan.Frame(t, eth(podMAC, v4ARP), arp(otherMAC, "192.0.2.8", 2)), "spoofed_arp_mac"},
+		{"ARP for a foreign address, unchecked", CheckMAC, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.9", 2)), "allowed"},
+		{"ARP cut", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.8", 1))[:41], "malformed"},
+		{"ARP for another protocol", all, patch(lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.8", 1)), 16, 0x09), "malformed"},
+		{"VLAN", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "vlan_tagged"},
+		{"QinQ", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeQinQ), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "vlan_tagged"},
+		{"VLAN, unchecked", CheckMAC, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "allowed"},
+		{"another ethertype", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeLinkLayerDiscovery), payload), "allowed"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			l := load(t, test.checks, "192.0.2.8/32", "198.51.100.0/24", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
+			if got := l.send(t, test.frame); got != test.want {
+				t.Errorf("verdict %s, want %s: %x", got, test.want, test.frame)
+			}
+			if got := l.model.judge(test.frame); got != test.want {
+				t.Errorf("the model says %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func patch(frame []byte, offset int, value byte) []byte {
+	frame[offset] = value
+	return frame
+}
+
+// mldReport is a report as a kernel sends it while its address is tentative.
+func mldReport(tb testing.TB) []byte {
+	tb.Helper()
+	report := []byte{58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0}
+	return lan.Frame(tb, eth(podMAC, layers.EthernetTypeIPv6), ipv6("::", layers.IPProtocolIPv6HopByHop), gopacket.Payload(report))
+}
+
+// TestNetnsEgressAgreesWithTheModel sends frames that are wrong in random ways
+// through the program and through a model of it in Go.
+func TestNetnsEgressAgreesWithTheModel(t *testing.T) {
+	const frames = 20000
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for _, checks := range []Check{all, CheckMAC | CheckVLAN, CheckIPv4 | CheckIPv6} {
+		l := load(t, checks, "192.0.2.8/32", "198.51.100.0/24", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
+		seeds := seedFrames(t)
+		for range frames / 3 {
+			frame := mutate(random, seeds[random.IntN(len(seeds))])
+			if got, want := l.send(t, frame), l.model.judge(frame); got != want {
+				t.Fatalf("checks %d: the program says %s, the model %s: %x", checks, got, want, frame)
+			}
+		}
+	}
+}
+
+func seedFrames(tb testing.TB) [][]byte {
+	const v4, v6 = layers.EthernetTypeIPv4, layers.EthernetTypeIPv6
+	payload := gopacket.Payload(make([]byte, 24))
+	return [][]byte{
+		lan.Frame(tb, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload),
+		lan.Frame(tb, eth(podMAC, v4), ipv4("0.0.0.0"), &layers.UDP{SrcPort: 68, DstPort: 67}, payload),
+		lan.Frame(tb, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, payload),
+		lan.Frame(tb, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(135), payload),
+		mldReport(tb),
+		lan.Frame(tb, eth(podMAC, layers.EthernetTypeARP), arp(podMAC, "192.0.2.8", 1)),
+	}
+}
+
+// mutate changes a few bytes of a frame and sometimes cuts it, but not within the
+// header that its ethertype promises: BPF_PROG_TEST_RUN takes no such frame.
+func mutate(random *rand.Rand, frame []byte) []byte {
+	out := append([]byte(nil), frame...)
+	for range random.IntN(4) {
+		out[random.IntN(len(out))] = byte(random.Uint32())
+	}
+	shortest := 14 + map[uint16]int{etherIPv4: 20, etherIPv6: 40}[binary.BigEndian.Uint16(out[12:])]
+	if random.IntN(4) == 0 && shortest < len(out) {
+		out = out[:shortest+random.IntN(len(out)-shortest)]
+	}
+	return append(out, make([]byte, max(0, shortest-len(out)))...)
+}
+
+func TestNetnsIngressCountsAndYields(t *testing.T) {
+	l := load(t, all)
+	frame := lan.Frame(t, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 30)))
+	for _, action := range []int32{0, -1} {
+		if err := l.Maps[ControlMap].Put(uint32(0), &Control{IngressAction: action}); err != nil {
+			t.Fatal(err)
+		}
+		code, _, err := l.Programs[IngressProgram].Test(frame)
+		if err != nil || int32(code) != action {
+			t.Errorf("returned %d, %v, want %d", int32(code), err, action)
+		}
+	}
+	if got, want := l.counters(t).Of(Ingress, Allowed), (Count{2, 2 * uint64(len(frame))}); got != want {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+func BenchmarkEgress(b *testing.B) {
+	frames := map[string][]byte{
+		"allowed/ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
+		"allowed/ipv6": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, gopacket.Payload(make([]byte, 18))),
+		"allowed/arp":  lan.Frame(b, eth(podMAC, layers.EthernetTypeARP), arp(podMAC, "192.0.2.8", 1)),
+		"dropped/ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.9"), udp, gopacket.Payload(make([]byte, 18))),
+		"dropped/mac":  lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
+	}
+	for _, name := range []string{"allowed/ipv4", "allowed/ipv6", "allowed/arp", "dropped/ipv4", "dropped/mac"} {
+		b.Run(name, func(b *testing.B) { benchmark(b, EgressProgram, frames[name]) })
+	}
+}
+
+func BenchmarkIngress(b *testing.B) {
+	benchmark(b, IngressProgram, lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 18))))
+}
+
+// benchmark reports the time that the kernel measures for one run of a program.
+func benchmark(b *testing.B, program string, frame []byte) {
+	l := load(b, all, "192.0.2.8/32", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
+	_, perRun, err := l.Programs[program].Benchmark(frame, b.N, b.ResetTimer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(perRun.Nanoseconds()), "ns/packet")
+	b.ReportMetric(0, "ns/op")
+}

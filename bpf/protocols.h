@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Numbers of the protocols that the kernel's user headers do not name. */
+#ifndef __WEIR_PROTOCOLS_H
+#define __WEIR_PROTOCOLS_H
+
+#define WEIR_VLAN_LEN 4		     /* IEEE 802.1Q, 9.6 */
+#define WEIR_SCTP_HEADER_LEN 12	     /* RFC 9260, 3.1 */
+#define WEIR_ARP_ETHERNET 1	     /* RFC 826 */
+#define WEIR_ARP_REQUEST 1	     /* RFC 826 */
+#define WEIR_IPV4_OFFSET_MASK 0x1fff /* RFC 791, 3.1: fragment offset */
+#define WEIR_DHCP_SERVER_PORT 67     /* RFC 2131, 4.1 */
+#define WEIR_DHCP_CLIENT_PORT 68
+
+/* Types of ICMPv6 (RFC 4443 and the documents that it names). */
+#define WEIR_MLD_REPORT 131		/* RFC 2710 */
+#define WEIR_MLD_DONE 132		/* RFC 2710 */
+#define WEIR_ROUTER_SOLICITATION 133	/* RFC 4861 */
+#define WEIR_NEIGHBOUR_SOLICITATION 135 /* RFC 4861 */
+#define WEIR_MLD2_REPORT 143		/* RFC 3810 */
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Is what the pod sends its own? Source MAC, IPv4 and IPv6 source, ARP sender.
+ */
+#ifndef __WEIR_SOURCE_H
+#define __WEIR_SOURCE_H
+
+/* The longest headers that are read in place: Ethernet and IPv6. */
+#define WEIR_HEADERS_LEN (ETH_HLEN + sizeof(struct ipv6hdr))
+
+/* The addresses of an ARP packet for IPv4 over Ethernet (RFC 826). */
+struct weir_arp {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	__u8 sender_ip[4];
+	__u8 target_mac[ETH_ALEN];
+	__u8 target_ip[4];
+} __attribute__((packed));
+
+static __always_inline bool weir_is_vlan(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD) ||
+	       ethertype == bpf_htons(ETH_P_QINQ1);
+}
+
+/* RFC 2131: before it has an address, a client sends from 0.0.0.0 port 68 to
+ * port 67. An IPv4 packet that is not the first fragment has no ports.
+ */
+static __always_inline bool weir_is_dhcp_request(struct __sk_buff *skb, const struct iphdr *ip)
+{
+	__u32 offset = ETH_HLEN + ip->ihl * 4;
+	struct udphdr udp;
+
+	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(WEIR_IPV4_OFFSET_MASK))
+		return false;
+	if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
+		return false;
+	return udp.source == bpf_htons(WEIR_DHCP_CLIENT_PORT) && udp.dest == bpf_htons(WEIR_DHCP_SERVER_PORT);
+}
+
+static __always_inline enum weir_verdict weir_source_ipv4(struct __sk_buff *skb, const struct weir_facts *facts)
+{
+	void *end = (void *)(long)skb->data_end;
+	const struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	struct iphdr copy;
+
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return WEIR_MALFORMED;
+	if (weir_owns_ipv4(facts, ip->saddr))
+		return WEIR_ALLOWED;
+	copy = *ip;
+	if (!copy.saddr && weir_is_dhcp_request(skb, &copy))
+		return WEIR_ALLOWED;
+	return WEIR_SPOOFED_IPV4;
+}
+
+static __always_inline bool weir_is_unspecified(const __be32 *address)
+{
+	return !(address[0] | address[1] | address[2] | address[3]);
+}
+
+/* RFC 4862 and RFC 3590: from the unspecified address come only the messages
+ * of a host that has none yet: neighbour and router solicitations, MLD reports.
+ */
+static __always_inline bool weir_is_addressless(struct __sk_buff *skb, __u8 next)
+{
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr);
+	__u8 type;
+
+	/* MLD carries a router alert in a hop-by-hop header (RFC 3810, 5). */
+	offset = weir_skip_extensions(skb, offset, &next);
+	if (next != IPPROTO_ICMPV6 || bpf_skb_load_bytes(skb, offset, &type, sizeof(type)))
+		return false;
+	return type == WEIR_NEIGHBOUR_SOLICITATION || type == WEIR_ROUTER_SOLICITATION || type == WEIR_MLD_REPORT ||
+	       type == WEIR_MLD_DONE || type == WEIR_MLD2_REPORT;
+}
+
+static __always_inline enum weir_verdict weir_source_ipv6(struct __sk_buff *skb, const struct weir_facts *facts)
+{
+	void *end = (void *)(long)skb->data_end;
+	const struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	struct in6_addr source;
+	__u8 next;
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return WEIR_MALFORMED;
+	source = ip->saddr;
+	next = ip->nexthdr;
+	if (weir_owns_ipv6(facts, source.in6_u.u6_addr32))
+		return WEIR_ALLOWED;
+	if (weir_is_unspecified(source.in6_u.u6_addr32) && weir_is_addressless(skb, next))
+		return WEIR_ALLOWED;
+	return WEIR_SPOOFED_IPV6;
+}
+
+static __always_inline bool weir_is_ipv4_over_ethernet(const struct weir_arp *arp)
+{
+	return arp->hardware == bpf_htons(WEIR_ARP_ETHERNET) && arp->protocol == bpf_htons(ETH_P_IP) &&
+	       arp->hardware_len == ETH_ALEN && arp->protocol_len == sizeof(__be32);
+}
+
+static __always_inline enum weir_verdict weir_source_arp(struct __sk_buff *skb, const struct weir_facts *facts)
+{
+	void *end = (void *)(long)skb->data_end;
+	const struct weir_arp *arp = (void *)(long)skb->data + ETH_HLEN;
+	__be32 sender;
+
+	if ((void *)(arp + 1) > end || !weir_is_ipv4_over_ethernet(arp))
+		return WEIR_MALFORMED;
+	if (weir_checks_for(WEIR_CHECK_MAC) && !weir_owns_mac(facts, arp->sender_mac))
+		return WEIR_SPOOFED_ARP_MAC;
+	if (!weir_checks_for(WEIR_CHECK_IPV4))
+		return WEIR_ALLOWED;
+	__builtin_memcpy(&sender, arp->sender_ip, sizeof(sender));
+	/* RFC 5227: a probe asks whether an address is taken and names no sender. */
+	if (!sender && arp->operation == bpf_htons(WEIR_ARP_REQUEST))
+		return WEIR_ALLOWED;
+	return weir_owns_ipv4(facts, sender) ? WEIR_ALLOWED : WEIR_SPOOFED_ARP_IP;
+}
+
+/* Makes the headers readable in place where the packet is long enough. */
+static __always_inline void weir_pull_headers(struct __sk_buff *skb)
+{
+	__u32 linear = skb->data_end - skb->data;
+	__u32 want = skb->len < WEIR_HEADERS_LEN ? skb->len : WEIR_HEADERS_LEN;
+
+	if (linear < want)
+		bpf_skb_pull_data(skb, want);
+}
+
+static __always_inline enum weir_verdict weir_source(struct __sk_buff *skb, const struct weir_facts *facts)
+{
+	const struct ethhdr *eth;
+	__be16 ethertype;
+
+	weir_pull_headers(skb);
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return WEIR_MALFORMED;
+	if (weir_checks_for(WEIR_CHECK_MAC) && !weir_owns_mac(facts, eth->h_source))
+		return WEIR_SPOOFED_MAC;
+	ethertype = eth->h_proto;
+	if (weir_checks_for(WEIR_CHECK_VLAN) && (skb->vlan_present || weir_is_vlan(ethertype)))
+		return WEIR_VLAN_TAGGED;
+	if (ethertype == bpf_htons(ETH_P_IP) && weir_checks_for(WEIR_CHECK_IPV4))
+		return weir_source_ipv4(skb, facts);
+	if (ethertype == bpf_htons(ETH_P_IPV6) && weir_checks_for(WEIR_CHECK_IPV6))
+		return weir_source_ipv6(skb, facts);
+	if (ethertype == bpf_htons(ETH_P_ARP))
+		return weir_source_arp(skb, facts);
+	return WEIR_ALLOWED;
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What can become of a packet. This list is the only one: the Go constants,
+ * the names of the counters, the metrics' reason label and the documentation
+ * are generated from it or checked against it.
+ *
+ * One line a verdict: name of the enumerator, name of its counter.
+ * New ones go to the end, so that a number never changes its meaning.
+ */
+#ifndef __WEIR_VERDICT_H
+#define __WEIR_VERDICT_H
+
+/* clang-format off */
+#define WEIR_VERDICTS(X)                         \
+	X(ALLOWED, allowed)                      \
+	X(MALFORMED, malformed)                  \
+	X(VLAN_TAGGED, vlan_tagged)              \
+	X(SPOOFED_MAC, spoofed_mac)              \
+	X(SPOOFED_IPV4, spoofed_ipv4)            \
+	X(SPOOFED_IPV6, spoofed_ipv6)            \
+	X(SPOOFED_ARP_MAC, spoofed_arp_mac)      \
+	X(SPOOFED_ARP_IP, spoofed_arp_ip)
+/* clang-format on */
+
+#define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,
+
+enum weir_verdict {
+	WEIR_VERDICTS(WEIR_ENUMERATOR)
+	/* Not a verdict: how many there are. */
+	WEIR_VERDICT_MAX,
+};
+
+#endif

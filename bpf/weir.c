@@ -1,0 +1,81 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The two programs of an attachment. Directions are the pod's: weir_ingress
+ * sees what the pod receives, weir_egress what it sends, wherever they are
+ * attached.
+ */
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "protocols.h"
+#include "verdict.h"
+#include "facts.h"
+#include "count.h"
+#include "source.h"
+
+/* bpftool prog show prints these beside each program. */
+const volatile char bpf_metadata_pod[128];
+const volatile char bpf_metadata_interface[16];
+const volatile char bpf_metadata_network[128];
+const volatile char bpf_metadata_container[80];
+
+/* Keeps the enum in the object's BTF, from which the Go constants are made. */
+const enum weir_verdict *const weir_verdicts __attribute__((unused));
+
+/*
+ * Without its maps a program can neither judge nor count: it closes. The maps
+ * are arrays, whose entries are always there.
+ */
+SEC("tc")
+int weir_ingress(struct __sk_buff *skb)
+{
+	struct weir_counters *counters = weir_counters_of();
+	const struct weir_control *control = weir_control_of();
+
+	if (!counters || !control)
+		return TC_ACT_SHOT;
+	weir_count(skb, &counters->ingress, WEIR_ALLOWED);
+	return control->ingress_action;
+}
+
+static __always_inline enum weir_verdict weir_judge_egress(struct __sk_buff *skb)
+{
+	const struct weir_control *control = weir_control_of();
+	const struct weir_facts *facts;
+
+	if (!control)
+		return WEIR_MALFORMED;
+	facts = weir_facts_of(control);
+	if (!facts)
+		return WEIR_MALFORMED;
+	return weir_source(skb, facts);
+}
+
+SEC("tc")
+int weir_egress(struct __sk_buff *skb)
+{
+	struct weir_counters *counters = weir_counters_of();
+	enum weir_verdict verdict;
+
+	if (!counters)
+		return TC_ACT_SHOT;
+	verdict = weir_judge_egress(skb);
+	weir_count(skb, &counters->egress, verdict);
+	/* The guard has the last word: no filter behind it may rewrite a source. */
+	return verdict == WEIR_ALLOWED ? TC_ACT_OK : TC_ACT_SHOT;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lan
+
+import (
+	"errors"
+	"net"
+	"os"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+)
+
+var pingSummary = regexp.MustCompile(`(\d+) (?:packets )?received`)
+
+func repliesIn(output string) int {
+	m := pingSummary.FindStringSubmatch(output)
+	if m == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// Send puts raw frames, each with its Ethernet header, on an interface of the
+// host through an ordinary AF_PACKET socket.
+func (h *Host) Send(ifname string, frames ...[]byte) {
+	h.tb.Helper()
+	h.Do(func() error {
+		ifi, err := net.InterfaceByName(ifname)
+		if err != nil {
+			return err
+		}
+		conn, err := packet.Listen(ifi, packet.Raw, 0, nil)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for _, f := range frames {
+			if _, err := conn.WriteTo(f, &packet.Addr{HardwareAddr: ifi.HardwareAddr}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Frame builds a frame from its layers, lengths and checksums filled in.
+func Frame(tb testing.TB, ls ...gopacket.SerializableLayer) []byte {
+	tb.Helper()
+	var network gopacket.NetworkLayer
+	for _, l := range ls {
+		switch l := l.(type) {
+		case *layers.IPv4:
+			network = l
+		case *layers.IPv6:
+			network = l
+		case *layers.UDP:
+			_ = l.SetNetworkLayerForChecksum(network)
+		case *layers.TCP:
+			_ = l.SetNetworkLayerForChecksum(network)
+		case *layers.ICMPv6:
+			_ = l.SetNetworkLayerForChecksum(network)
+		}
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
+		tb.Fatalf("building a frame: %v", err)
+	}
+	return buf.Bytes()
+}
+
+// Capture holds the frames that an interface received and sent since it began,
+// each as the wire would carry it when offloads are off.
+type Capture struct {
+	mu     sync.Mutex
+	frames []Captured
+	done   chan struct{}
+	conn   *packet.Conn
+}
+
+// Captured is one frame of a capture.
+type Captured struct {
+	// Outgoing is set when the interface sent the frame rather than received it.
+	Outgoing bool
+	// Data is the frame, its Ethernet header included.
+	Data []byte
+}
+
+// Capture begins to record on an interface of the host, promiscuously.
+func (h *Host) Capture(ifname string) *Capture {
+	h.tb.Helper()
+	c := &Capture{done: make(chan struct{})}
+	err := h.ns.Do(func(ns.NetNS) error {
+		ifi, err := net.InterfaceByName(ifname)
+		if err != nil {
+			return err
+		}
+		c.conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+		return err
+	})
+	if err != nil {
+		h.tb.Fatalf("capturing on %s: %v", ifname, err)
+	}
+	c.grow()
+	go c.read()
+	h.tb.Cleanup(func() { c.Stop() })
+	return c
+}
+
+// grow asks for a receive buffer that holds a burst of a test's size.
+func (c *Capture) grow() {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20)
+	})
+}
+
+func (c *Capture) read() {
+	defer close(c.done)
+	buf := make([]byte, 1<<17)
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		var n int
+		var from unix.Sockaddr
+		readErr := raw.Read(func(fd uintptr) bool {
+			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			return !errors.Is(err, unix.EAGAIN)
+		})
+		if readErr != nil || err != nil {
+			return
+		}
+		ll, _ := from.(*unix.SockaddrLinklayer)
+		c.mu.Lock()
+		c.frames = append(c.frames, Captured{
+			Outgoing: ll != nil && ll.Pkttype == unix.PACKET_OUTGOING,
+			Data:     append([]byte(nil), buf[:n]...),
+		})
+		c.mu.Unlock()
+	}
+}
+
+// Frames is what was recorded so far.
+func (c *Capture) Frames() []Captured {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]Captured(nil), c.frames...)
+}
+
+// Stop ends the capture and returns it whole. It may be called twice.
+func (c *Capture) Stop() []Captured {
+	_ = c.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	select {
+	case <-c.done:
+	case <-time.After(2 * time.Second):
+	}
+	if err := c.conn.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return c.Frames()
+	}
+	return c.Frames()
+}
