@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api is what the agent and its clients say to each other on the agent's
+// unix socket: HTTP with JSON bodies. It holds types alone, so that the plugin,
+// which must stay small, can use it.
+package api
+
+import (
+	"encoding/json"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weir-cni/weir/attachment"
+)
+
+// Paths of the agent's API.
+const (
+	// CNIPath takes a CNIRequest by POST and answers a CNIResponse.
+	CNIPath = "/v1/cni"
+	// AttachmentsPath answers an AttachmentList.
+	AttachmentsPath = "/v1/attachments"
+	// HealthPath answers 200 while the agent serves.
+	HealthPath = "/healthz"
+)
+
+// Version is the version of the documents that tools read.
+const Version = "weir/v1"
+
+// CNIRequest is one call of the plugin: what the runtime gave it in its
+// environment and on its standard input.
+type CNIRequest struct {
+	Command     string          `json:"command"`
+	ContainerID string          `json:"containerID,omitempty"`
+	Netns       string          `json:"netns,omitempty"`
+	IfName      string          `json:"ifname,omitempty"`
+	Args        string          `json:"args,omitempty"`
+	Path        string          `json:"path,omitempty"`
+	Config      json.RawMessage `json:"config"`
+}
+
+// CNIResponse is what the plugin prints: a result of the newest version for ADD,
+// nothing for other commands, or an error.
+type CNIResponse struct {
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  *types.Error    `json:"error,omitempty"`
+}
+
+// AttachmentList is the attachments of a node.
+type AttachmentList struct {
+	APIVersion string             `json:"apiVersion"`
+	Items      []AttachmentStatus `json:"items"`
+}
+
+// AttachmentStatus is an attachment and its counters.
+type AttachmentStatus struct {
+	attachment.Attachment
+	// Hook is where the programs sit: tcx or clsact; empty when not guarded.
+	Hook string `json:"hook,omitempty"`
+	// Receive and Transmit count what was allowed. Directions are the pod's.
+	Receive  Traffic `json:"receive"`
+	Transmit Traffic `json:"transmit"`
+	// Dropped holds a reason only once it has dropped something.
+	Dropped []Drop `json:"dropped"`
+}
+
+// Traffic is packets and bytes as the wire carries them.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Drop is what was dropped in one direction for one reason.
+type Drop struct {
+	Direction string `json:"direction"`
+	Reason    string `json:"reason"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attachment is the one thing that everything in weir is about: an
+// interface that joins a container to a network.
+package attachment
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// ID names an attachment, as the CNI specification does: by container and
+// interface (CNI_CONTAINERID, CNI_IFNAME).
+type ID struct {
+	ContainerID string `json:"containerID"`
+	Interface   string `json:"interface"`
+}
+
+// String is containerID/interface.
+func (id ID) String() string { return id.ContainerID + "/" + id.Interface }
+
+// containerID is the rule of the CNI specification 1.1.0, "Parameters".
+var containerID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
+// ErrInvalid is the error of an ID that CNI or the kernel does not allow.
+var ErrInvalid = errors.New("invalid")
+
+// Validate checks both halves: the container ID by the CNI specification, the
+// interface by the kernel's rule for names. The error is ErrInvalid.
+func (id ID) Validate() error {
+	if len(id.ContainerID) > 200 || !containerID.MatchString(id.ContainerID) {
+		return fmt.Errorf("container ID %q: %w", id.ContainerID, ErrInvalid)
+	}
+	return ValidateInterface(id.Interface)
+}
+
+// interfaceNameMax is IFNAMSIZ without the terminating zero.
+const interfaceNameMax = 15
+
+// ValidateInterface checks an interface name by the kernel's rule
+// (dev_valid_name): 1 to 15 bytes, neither . nor .., no slash, colon or white
+// space. A % is refused too: the kernel takes it for a pattern. The error is
+// ErrInvalid.
+func ValidateInterface(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("interface name is empty: %w", ErrInvalid)
+	case len(name) > interfaceNameMax:
+		return fmt.Errorf("interface name %q is longer than %d bytes: %w", name, interfaceNameMax, ErrInvalid)
+	case name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\v\f\r") || strings.ContainsFunc(name, isControl):
+		return fmt.Errorf("interface name %q: %w", name, ErrInvalid)
+	}
+	return nil
+}
+
+func isControl(r rune) bool { return r < 0x20 || r == 0x7f || r == '\u00a0' || r == '\u0085' }
+
+// Lengths in the names of pins.
+const (
+	shortID     = 12
+	pinNameMax  = 255 // NAME_MAX
+	hashedBytes = 16
+)
+
+// PinName is the name of the directory of the attachment's pins: the first 12
+// characters of the container ID, a hyphen, the interface. bpffs allows no dot in
+// a name: it is written %2E.
+func (id ID) PinName() string {
+	return escape(id.ContainerID[:min(shortID, len(id.ContainerID))] + "-" + id.Interface)
+}
+
+// LongPinName is the name for a container that shares its first 12 characters
+// with another: with the whole container ID, or, when that is too long for a file
+// name, a hash of it.
+func (id ID) LongPinName() string {
+	name := escape(id.ContainerID + "-" + id.Interface)
+	if len(name) <= pinNameMax {
+		return name
+	}
+	hash := sha256.Sum256([]byte(id.ContainerID))
+	return escape(hex.EncodeToString(hash[:hashedBytes]) + "-" + id.Interface)
+}
+
+func escape(name string) string {
+	return strings.NewReplacer("%", "%25", ".", "%2E").Replace(name)
+}
+
+// Pod is the pod of a container; its fields are empty for a container of none.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// String is namespace/name, or empty for no pod.
+func (p Pod) String() string {
+	if p.Name == "" {
+		return ""
+	}
+	return p.Namespace + "/" + p.Name
+}
+
+// Attachment is what weir knows of an interface that it guards.
+type Attachment struct {
+	ID
+	Pod Pod `json:"pod"`
+	// Network is the name in network-status: namespace/name.
+	Network string `json:"network"`
+	// Type is the kernel's kind of interface: macvlan, ipvlan, veth.
+	Type string `json:"type,omitempty"`
+	// Master and Mode are those of a macvlan or ipvlan.
+	Master string `json:"master,omitempty"`
+	Mode   string `json:"mode,omitempty"`
+	MAC    string `json:"mac,omitempty"`
+	MTU    int    `json:"mtu,omitempty"`
+	// Addresses come with the prefix length of their network.
+	Addresses []netip.Prefix `json:"addresses"`
+	// Netns is the path of the pod's network namespace.
+	Netns string `json:"netns,omitempty"`
+	// PinDir is the name of the directory of pins; empty when not guarded.
+	PinDir  string    `json:"pinDir,omitempty"`
+	Created time.Time `json:"created"`
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package state keeps the records of sandboxes on disk: one file for each
+// container, written whole or not at all, and known to be damaged when it is.
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/weir-cni/weir/attachment"
+)
+
+// Phase is how far a sandbox has come.
+type Phase string
+
+// The phases.
+const (
+	// Adding: an ADD is under way, or its agent died in the middle of it.
+	Adding Phase = "adding"
+	// Ready: ADD has succeeded.
+	Ready Phase = "ready"
+	// Deleting: a DEL, or the undoing of an ADD, has failed and is to be
+	// tried again.
+	Deleting Phase = "deleting"
+)
+
+// Record is what weir made, or is about to make, for one container.
+type Record struct {
+	ContainerID string         `json:"containerID"`
+	Netns       string         `json:"netns"`
+	Pod         attachment.Pod `json:"pod"`
+	Phase       Phase          `json:"phase"`
+	// Config is weir's own configuration at ADD.
+	Config json.RawMessage `json:"config"`
+	// Path is where plugins were looked for; Args is CNI_ARGS.
+	Path []string `json:"path"`
+	Args string   `json:"args,omitempty"`
+	// Delegates are the networks in the order of ADD; the default network first.
+	Delegates []Delegate `json:"delegates"`
+	Created   time.Time  `json:"created"`
+}
+
+// Delegate is one network of a sandbox.
+type Delegate struct {
+	// Interface is the CNI_IFNAME of the delegate.
+	Interface string `json:"interface"`
+	// Network is the name in network-status: namespace/name, or that of the
+	// configuration.
+	Network string `json:"network"`
+	// Default is set for the default network alone.
+	Default bool `json:"default,omitempty"`
+	// Config is the configuration, or list, exactly as ADD used it.
+	Config json.RawMessage `json:"config"`
+	// RuntimeConfig holds the capabilities that the pod asked for.
+	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
+	// Args are added to CNI_ARGS.
+	Args [][2]string `json:"args,omitempty"`
+	// Result is what ADD returned; empty until it did.
+	Result json.RawMessage `json:"result,omitempty"`
+	// Attachment is nil for the default network, which weir does not guard.
+	Attachment *attachment.Attachment `json:"attachment,omitempty"`
+}
+
+// ErrCorrupt is the error of a record that is not as it was written.
+var ErrCorrupt = errors.New("the record is damaged")
+
+// Dir is a directory of records. Its methods may be called at the same time for
+// different containers.
+type Dir struct {
+	path string
+}
+
+const (
+	suffix    = ".json"
+	temporary = ".tmp-"
+	// sumLength is that of the first line of a file: the SHA-256 of the rest.
+	sumLength = sha256.Size * 2
+)
+
+// Open makes the directory if it is missing and removes what a write that was cut
+// off has left.
+func Open(path string) (*Dir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), temporary) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(path, entry.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return &Dir{path}, nil
+}
+
+func (d *Dir) file(containerID string) (string, error) {
+	name := containerID + suffix
+	if !filepath.IsLocal(name) || strings.ContainsRune(name, filepath.Separator) || strings.HasPrefix(name, ".") {
+		return "", fmt.Errorf("container ID %q names no file: %w", containerID, fs.ErrInvalid)
+	}
+	return filepath.Join(d.path, name), nil
+}
+
+// Save writes a record. When it returns nil the record survives a loss of power.
+func (d *Dir) Save(r *Record) error {
+	path, err := d.file(r.ContainerID)
+	if err != nil {
+		return err
+	}
+	data, err := encode(r)
+	if err != nil {
+		return fmt.Errorf("writing the record of %s: %w", r.ContainerID, err)
+	}
+	if err := d.replace(path, data); err != nil {
+		return fmt.Errorf("writing the record of %s: %w", r.ContainerID, err)
+	}
+	return nil
+}
+
+func encode(r *Record) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(sum(body)+"\n"), body...), nil
+}
+
+func sum(body []byte) string {
+	hash := sha256.Sum256(body)
+	return hex.EncodeToString(hash[:])
+}
+
+func (d *Dir) replace(path string, data []byte) error {
+	f, err := os.CreateTemp(d.path, temporary)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return d.sync()
+}
+
+func (d *Dir) sync() error {
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Load reads the record of a container. The error is fs.ErrNotExist when there is
+// none, ErrCorrupt when it is damaged.
+func (d *Dir) Load(containerID string) (*Record, error) {
+	path, err := d.file(containerID)
+	if err != nil {
+		return nil, err
+	}
+	return load(path)
+}
+
+func load(path string) (*Record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a record: %w", err)
+	}
+	r, err := decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return r, nil
+}
+
+func decode(data []byte) (*Record, error) {
+	if len(data) <= sumLength || data[sumLength] != '\n' || string(data[:sumLength]) != sum(data[sumLength+1:]) {
+		return nil, ErrCorrupt
+	}
+	r := &Record{}
+	if err := json.Unmarshal(data[sumLength+1:], r); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return r, nil
+}
+
+// List reads every record. Those that are damaged are named in the error; the
+// others are returned beside it.
+func (d *Dir) List() ([]*Record, error) { return Read(d.path) }
+
+// Read reads every record of a directory without changing anything there. One
+// that does not exist has none.
+func Read(path string) ([]*Record, error) {
+	entries, err := os.ReadDir(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing the records: %w", err)
+	}
+	var records []*Record
+	var errs []error
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), ".") || filepath.Ext(entry.Name()) != suffix {
+			continue
+		}
+		r, err := load(filepath.Join(path, entry.Name()))
+		switch {
+		case err == nil:
+			records = append(records, r)
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, err)
+		}
+	}
+	return records, errors.Join(errs...)
+}
+
+// Delete removes the record of a container; one that is not there is no error.
+func (d *Dir) Delete(containerID string) error {
+	path, err := d.file(containerID)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the record of %s: %w", containerID, err)
+	}
+	return d.sync()
+}
