@@ -3,6 +3,7 @@
 package lan
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -31,25 +32,57 @@ func repliesIn(output string) int {
 }
 
 // Send puts raw frames, each with its Ethernet header, on an interface of the
-// host through an ordinary AF_PACKET socket.
+// host through an ordinary AF_PACKET socket. A frame that the host's own filters
+// drop (the kernel answers ENOBUFS) is no error.
 func (h *Host) Send(ifname string, frames ...[]byte) {
 	h.tb.Helper()
 	h.Do(func() error {
-		ifi, err := net.InterfaceByName(ifname)
-		if err != nil {
-			return err
-		}
-		conn, err := packet.Listen(ifi, packet.Raw, 0, nil)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		for _, f := range frames {
-			if _, err := conn.WriteTo(f, &packet.Addr{HardwareAddr: ifi.HardwareAddr}); err != nil {
-				return err
+		return withSocket(ifname, func(send func([]byte) error) error {
+			for _, f := range frames {
+				if err := send(f); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+	})
+}
+
+// Flood sends the frames over and over, as fast as it can, until ctx ends, and
+// says how often it has sent them all.
+func (h *Host) Flood(ctx context.Context, ifname string, frames ...[]byte) (rounds uint64) {
+	h.tb.Helper()
+	h.Do(func() error {
+		return withSocket(ifname, func(send func([]byte) error) error {
+			for ; ctx.Err() == nil; rounds++ {
+				for _, f := range frames {
+					if err := send(f); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	})
+	return rounds
+}
+
+func withSocket(ifname string, fn func(send func([]byte) error) error) error {
+	ifi, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return err
+	}
+	conn, err := packet.Listen(ifi, packet.Raw, 0, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(func(frame []byte) error {
+		_, err := conn.WriteTo(frame, &packet.Addr{HardwareAddr: ifi.HardwareAddr})
+		if errors.Is(err, unix.ENOBUFS) {
+			return nil
 		}
-		return nil
+		return err
 	})
 }
 

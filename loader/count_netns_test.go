@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build netns
+
+package loader
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/tests/lan"
+)
+
+// wire is what passed a cable in each direction of the pod, as the interface and
+// a capture at its other end saw it.
+type wire [2]bpf.Count
+
+func wireOf(frames []lan.Captured) wire {
+	var w wire
+	for _, f := range frames {
+		d := bpf.Egress
+		if f.Outgoing {
+			d = bpf.Ingress
+		}
+		w[d].Packets++
+		w[d].Bytes += uint64(len(f.Data))
+	}
+	return w
+}
+
+// The counters equal the wire to the packet and the byte, also where the stack
+// handles many segments as one packet: what leaves is segmented behind the hook,
+// what comes in is coalesced before it.
+func TestNetnsCountersEqualTheWire(t *testing.T) {
+	closer, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closer.Close()
+	tests := []struct {
+		name     string
+		pod, lan string
+		many     bool
+	}{
+		{name: "IPv4, one by one", pod: podAddress, lan: lanAddress},
+		{name: "IPv6, one by one", pod: "2001:db8::2", lan: "2001:db8::1"},
+		{name: "IPv4, segmented and coalesced", pod: podAddress, lan: lanAddress, many: true},
+		{name: "IPv6, segmented and coalesced", pod: "2001:db8::2", lan: "2001:db8::1", many: true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			b.pod.Offload("net1", offloads(test.many))
+			b.outside.Offload("eth0", offloads(false))
+			b.ping(t, 3)
+			capture := b.outside.Capture("eth0")
+			before := b.snapshot(t)
+			const size = 8 << 20
+			b.pod.SendTCP(b.outside, test.lan, size)
+			b.outside.SendTCP(b.pod, test.pod, size)
+			time.Sleep(200 * time.Millisecond) // the last acknowledgements
+			after := b.snapshot(t)
+			captured := wireOf(capture.Stop())
+			for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+				counted := difference(after.counted[d], before.counted[d])
+				if counted != captured[d] {
+					t.Errorf("%s: counted %v, captured %v", d, counted, captured[d])
+				}
+				seen := difference(after.link[d], before.link[d])
+				// A veth that coalesces leaves Ethernet headers out of its bytes.
+				if counted.Packets != seen.Packets || !test.many && counted.Bytes != seen.Bytes {
+					t.Errorf("%s: counted %v, the interface at the other end %v", d, counted, seen)
+				}
+				runs := after.runs[d] - before.runs[d]
+				if test.many && counted.Packets < 2*runs {
+					t.Errorf("%s: %d packets in %d runs: nothing was segmented or coalesced", d, counted.Packets, runs)
+				}
+			}
+		})
+	}
+}
+
+// offloads are those that make one packet of many segments, at the hooks of the
+// interface and not on the cable.
+func offloads(on bool) map[string]bool {
+	return map[string]bool{
+		"tx-tcp-segmentation":     false,
+		"tx-tcp6-segmentation":    false,
+		"tx-generic-segmentation": on,
+		"rx-gro":                  on,
+	}
+}
+
+func difference(a, b bpf.Count) bpf.Count {
+	return bpf.Count{Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes}
+}
+
+type snapshot struct {
+	counted, link wire
+	runs          [2]uint64
+}
+
+func (b *bench) snapshot(t *testing.T) snapshot {
+	t.Helper()
+	var s snapshot
+	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+		s.counted[d] = b.count(t, d, "allowed")
+	}
+	for d, program := range []*ebpf.Program{b.guard.ingress, b.guard.egress} {
+		stats, err := program.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.runs[d] = stats.RunCount
+	}
+	stats := b.outside.Link("eth0").Attrs().Statistics
+	s.link[bpf.Egress] = bpf.Count{Packets: stats.RxPackets, Bytes: stats.RxBytes}
+	s.link[bpf.Ingress] = bpf.Count{Packets: stats.TxPackets, Bytes: stats.TxBytes}
+	return s
+}

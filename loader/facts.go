@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/weir-cni/weir/bpf"
+)
+
+// ErrTooManyAddresses is the error of an attachment with more source prefixes
+// of one family than the programs hold.
+var ErrTooManyAddresses = errors.New("too many source addresses")
+
+// factsOf lays addresses out as the programs read them.
+func factsOf(a Addresses) (*bpf.Facts, error) {
+	if len(a.MAC) != len(bpf.Facts{}.Mac) {
+		return nil, fmt.Errorf("hardware address %q: not an Ethernet address", a.MAC)
+	}
+	facts := &bpf.Facts{Mac: [6]uint8(a.MAC)}
+	for _, p := range a.Prefixes {
+		add := addPrefix6
+		if p.Addr().Unmap().Is4() {
+			add = addPrefix4
+		}
+		if err := add(facts, p); err != nil {
+			return nil, err
+		}
+	}
+	return facts, nil
+}
+
+func addPrefix4(facts *bpf.Facts, p netip.Prefix) error {
+	n := facts.Prefixes4Len
+	if int(n) == bpf.PrefixesMax {
+		return fmt.Errorf("%w: more than %d IPv4 prefixes", ErrTooManyAddresses, bpf.PrefixesMax)
+	}
+	address := p.Masked().Addr().Unmap().As4()
+	facts.Prefixes4[n].Address = binary.NativeEndian.Uint32(address[:])
+	facts.Prefixes4[n].Mask = binary.NativeEndian.Uint32(net.CIDRMask(p.Bits(), 32))
+	facts.Prefixes4Len++
+	return nil
+}
+
+func addPrefix6(facts *bpf.Facts, p netip.Prefix) error {
+	n := facts.Prefixes6Len
+	if int(n) == bpf.PrefixesMax {
+		return fmt.Errorf("%w: more than %d IPv6 prefixes", ErrTooManyAddresses, bpf.PrefixesMax)
+	}
+	address := p.Masked().Addr().As16()
+	mask := net.CIDRMask(p.Bits(), 128)
+	for word := range 4 {
+		facts.Prefixes6[n].Address[word] = binary.NativeEndian.Uint32(address[word*4:])
+		facts.Prefixes6[n].Mask[word] = binary.NativeEndian.Uint32(mask[word*4:])
+	}
+	facts.Prefixes6Len++
+	return nil
+}
+
+// LinkLocal is the IPv6 link-local address that a kernel makes from a MAC
+// (RFC 4291, appendix A).
+func LinkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80,
+		8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
+	})
+}

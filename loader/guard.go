@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/bpf"
+)
+
+// Names of the pins in a guard's directory. The links are there on kernels with
+// tcx once the guard was promoted.
+const (
+	pinCounters    = "counters"
+	pinFacts       = "facts"
+	pinControl     = "control"
+	pinIngress     = "prog_ingress"
+	pinEgress      = "prog_egress"
+	pinIngressLink = "link_ingress"
+	pinEgressLink  = "link_egress"
+)
+
+// Guard is the loaded programs and maps of one attachment. Its methods may be
+// called at the same time. Closing it lets go of the process's references and
+// leaves what is pinned in force.
+type Guard struct {
+	dir             string
+	ingress, egress *ebpf.Program
+	counters        *ebpf.Map
+	facts, control  *ebpf.Map
+
+	mu    sync.Mutex // orders changes
+	spare uint32     // slots of the facts that were never in use
+}
+
+// Open opens a guard from its pins. The error is fs.ErrNotExist when a pin is
+// missing.
+func Open(dir string) (*Guard, error) {
+	g := &Guard{dir: dir}
+	err := errors.Join(
+		openProgram(&g.ingress, filepath.Join(dir, pinIngress)),
+		openProgram(&g.egress, filepath.Join(dir, pinEgress)),
+		openMap(&g.counters, filepath.Join(dir, pinCounters), nil),
+		openMap(&g.facts, filepath.Join(dir, pinFacts), nil),
+		openMap(&g.control, filepath.Join(dir, pinControl), nil),
+	)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the guard in %s: %w", dir, err), g.Close())
+	}
+	return g, nil
+}
+
+func openProgram(p **ebpf.Program, path string) (err error) {
+	*p, err = ebpf.LoadPinnedProgram(path, nil)
+	return err
+}
+
+func openMap(m **ebpf.Map, path string, opts *ebpf.LoadPinOptions) (err error) {
+	*m, err = ebpf.LoadPinnedMap(path, opts)
+	return err
+}
+
+// Close lets go of the programs and maps. What is pinned or attached stays.
+func (g *Guard) Close() error {
+	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close())
+}
+
+// Dir is the directory of the pins.
+func (g *Guard) Dir() string { return g.dir }
+
+// Reserve makes a directory of pins below parent: the first of names that no
+// other guard has. The last of them is the caller's alone, and what an earlier
+// guard left there is removed.
+func Reserve(parent string, names ...string) (string, error) {
+	for _, name := range names {
+		dir := filepath.Join(parent, name)
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
+	dir := filepath.Join(parent, names[len(names)-1])
+	if err := Remove(dir); err != nil {
+		return "", err
+	}
+	return dir, os.Mkdir(dir, 0o700)
+}
+
+func (g *Guard) pin(dir string) error {
+	g.dir = dir
+	return errors.Join(
+		g.counters.Pin(filepath.Join(dir, pinCounters)),
+		g.facts.Pin(filepath.Join(dir, pinFacts)),
+		g.control.Pin(filepath.Join(dir, pinControl)),
+		g.ingress.Pin(filepath.Join(dir, pinIngress)),
+		g.egress.Pin(filepath.Join(dir, pinEgress)),
+	)
+}
+
+// Remove deletes the pins of a guard, and with them its links. What is not there
+// is no error. Filters go with their interface, or by Detach.
+func Remove(dir string) error {
+	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the pins in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// SetAddresses replaces the sources that the attachment may send from. A packet
+// on its way meets the old ones or the new ones, whole.
+func (g *Guard) SetAddresses(a Addresses) error {
+	facts, err := factsOf(a)
+	if err != nil {
+		return err
+	}
+	return g.change(func(c *bpf.Control) error {
+		if err := g.takeSlot(); err != nil {
+			return err
+		}
+		c.Slot = (c.Slot + 1) % bpf.FactsSlots
+		return g.facts.Put(c.Slot, facts)
+	})
+}
+
+// takeSlot returns once no program can be reading the next slot: at once for one
+// that was never in use, else after a grace period.
+func (g *Guard) takeSlot() error {
+	if g.spare > 0 {
+		g.spare--
+		return nil
+	}
+	return waitForPrograms()
+}
+
+// waitForPrograms returns when every program that was running has ended. The
+// kernel waits so whenever a map of maps is updated (since 4.20); membarrier,
+// which does too, refuses on nodes with nohz_full.
+func waitForPrograms() error {
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner,
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for programs to end: %w", err)
+	}
+	defer outer.Close()
+	value, err := ebpf.NewMap(inner)
+	if err != nil {
+		return fmt.Errorf("waiting for programs to end: %w", err)
+	}
+	defer value.Close()
+	if err := outer.Put(uint32(0), value); err != nil {
+		return fmt.Errorf("waiting for programs to end: %w", err)
+	}
+	return nil
+}
+
+// yieldIngress lets the pod's own filters see what ingress allowed. It must not
+// be called while two hooks hold the program, which would count twice.
+func (g *Guard) yieldIngress() error {
+	return g.change(func(c *bpf.Control) error {
+		c.IngressAction = actUnspec
+		return nil
+	})
+}
+
+func (g *Guard) change(fn func(*bpf.Control) error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var control bpf.Control
+	if err := g.control.Lookup(uint32(0), &control); err != nil {
+		return fmt.Errorf("reading the control in %s: %w", g.dir, err)
+	}
+	if err := fn(&control); err != nil {
+		return fmt.Errorf("changing the guard in %s: %w", g.dir, err)
+	}
+	if err := g.control.Put(uint32(0), &control); err != nil {
+		return fmt.Errorf("writing the control in %s: %w", g.dir, err)
+	}
+	return nil
+}
+
+// actUnspec is TC_ACT_UNSPEC (linux/pkt_cls.h).
+const actUnspec = -1
+
+// Counters is the sum over all CPUs, read with one system call.
+func (g *Guard) Counters() (bpf.Counters, error) {
+	return readCounters(g.counters)
+}
+
+// ReadCounters reads the counters from the pins of a guard that is not open, as
+// a tool does while no agent runs.
+func ReadCounters(dir string) (bpf.Counters, error) {
+	var m *ebpf.Map
+	if err := openMap(&m, filepath.Join(dir, pinCounters), &ebpf.LoadPinOptions{ReadOnly: true}); err != nil {
+		return bpf.Counters{}, fmt.Errorf("opening the counters in %s: %w", dir, err)
+	}
+	defer m.Close()
+	return readCounters(m)
+}
+
+func readCounters(m *ebpf.Map) (bpf.Counters, error) {
+	var perCPU []bpf.Counters
+	if err := m.Lookup(uint32(0), &perCPU); err != nil {
+		return bpf.Counters{}, fmt.Errorf("reading the counters: %w", err)
+	}
+	return bpf.Sum(perCPU), nil
+}
+
+// HookOf is the hook that holds the programs pinned in dir.
+func HookOf(dir string) Hook {
+	if _, err := os.Lstat(filepath.Join(dir, pinEgressLink)); err == nil {
+		return TCX
+	}
+	return Clsact
+}
+
+// Hook is the place in the kernel where the programs of an attachment sit.
+type Hook string
+
+// The hooks.
+const (
+	// TCX is a pair of links, from kernel 6.6. A pod cannot remove them.
+	TCX Hook = "tcx"
+	// Clsact is a pair of filters on a clsact qdisc, on any kernel.
+	Clsact Hook = "clsact"
+)
+
+// isGone tells that a link or filter has lost its interface.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.ENODEV) || errors.Is(err, fs.ErrNotExist)
+}

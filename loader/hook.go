@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/netns"
+)
+
+// side is one direction of a guard: its program, and where that is attached.
+type side struct {
+	name    string
+	program *ebpf.Program
+	attach  ebpf.AttachType
+	parent  uint32
+	pin     string
+}
+
+func (g *Guard) sides() []side {
+	return []side{
+		{bpf.IngressProgram, g.ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, pinIngressLink},
+		{bpf.EgressProgram, g.egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, pinEgressLink},
+	}
+}
+
+// The place of our filters among those of a clsact qdisc: before all others.
+const (
+	filterPriority = 1
+	filterHandle   = 1
+)
+
+func attachFilters(ns *netns.Namespace, ifname string, g *Guard) error {
+	l, err := ns.Netlink().LinkByName(ifname)
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", ifname, err)
+	}
+	index := l.Attrs().Index
+	if err := ns.Netlink().QdiscAdd(clsactOn(index)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("adding a clsact qdisc: %w", err)
+	}
+	for _, s := range g.sides() {
+		if err := ns.Netlink().FilterReplace(s.filter(index)); err != nil {
+			return errors.Join(fmt.Errorf("adding the filter %s: %w", s.name, err), g.removeFilters(ns, index))
+		}
+	}
+	return nil
+}
+
+func clsactOn(index int) netlink.Qdisc {
+	return &netlink.GenericQdisc{
+		QdiscType: "clsact",
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: index,
+			Handle:    netlink.MakeHandle(0xffff, 0),
+			Parent:    netlink.HANDLE_CLSACT,
+		},
+	}
+}
+
+func (s side) filter(index int) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index,
+			Parent:    s.parent,
+			Handle:    filterHandle,
+			Priority:  filterPriority,
+			Protocol:  unix.ETH_P_ALL,
+		},
+		Fd:           s.program.FD(),
+		Name:         s.name,
+		DirectAction: true,
+	}
+}
+
+// removeFilters takes our filters off, and the qdisc when nobody else uses it.
+func (g *Guard) removeFilters(ns *netns.Namespace, index int) error {
+	for _, s := range g.sides() {
+		if !s.hasFilter(ns, index) {
+			continue
+		}
+		if err := ns.Netlink().FilterDel(s.filter(index)); err != nil && !isGone(err) {
+			return fmt.Errorf("removing the filter %s: %w", s.name, err)
+		}
+	}
+	return removeUnusedClsact(ns, index)
+}
+
+func removeUnusedClsact(ns *netns.Namespace, index int) error {
+	l, err := ns.Netlink().LinkByIndex(index)
+	if err != nil {
+		return fmt.Errorf("looking up the interface of index %d: %w", index, err)
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		others, err := netns.Dump(func() ([]netlink.Filter, error) { return ns.Netlink().FilterList(l, parent) })
+		if err != nil || len(others) > 0 {
+			return err
+		}
+	}
+	if err := ns.Netlink().QdiscDel(clsactOn(index)); err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("removing the clsact qdisc: %w", err)
+	}
+	return nil
+}
+
+// hasFilter tells whether the side's own program is among the filters.
+func (s side) hasFilter(ns *netns.Namespace, index int) bool {
+	l, err := ns.Netlink().LinkByIndex(index)
+	if err != nil {
+		return false
+	}
+	filters, err := netns.Dump(func() ([]netlink.Filter, error) { return ns.Netlink().FilterList(l, s.parent) })
+	if err != nil {
+		return false
+	}
+	info, err := s.program.Info()
+	if err != nil {
+		return false
+	}
+	id, _ := info.ID()
+	return slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+		ours, ok := f.(*netlink.BpfFilter)
+		return ok && ours.Id == int(id)
+	})
+}
+
+// Promote moves the programs of a guard from filters to tcx links, where the
+// kernel has them, and is no error where it has not. It may be called again
+// after any failure, and at any time by another process. Each link ends the
+// chain before the filter of the same program, which is removed only then.
+func (l *Loader) Promote(ns *netns.Namespace, ifname string, g *Guard) error {
+	nl, err := ns.Netlink().LinkByName(ifname)
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", ifname, err)
+	}
+	index := nl.Attrs().Index
+	if err := ns.Do(func() error { return l.link(index, g) }); err != nil {
+		return fmt.Errorf("linking the programs to %s: %w", ifname, err)
+	}
+	if !l.noLinks.Load() {
+		if err := g.removeFilters(ns, index); err != nil {
+			return err
+		}
+	}
+	return g.yieldIngress()
+}
+
+// link makes and pins the links that are not pinned yet. It runs inside the
+// namespace of the interface, where the kernel looks the index up.
+func (l *Loader) link(index int, g *Guard) error {
+	for _, s := range g.sides() {
+		if err := s.link(index, g.dir); errors.Is(err, ebpf.ErrNotSupported) {
+			l.noLinks.Store(true)
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s side) link(index int, dir string) error {
+	path := filepath.Join(dir, s.pin)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	made, err := link.AttachTCX(link.TCXOptions{
+		Interface: index,
+		Program:   s.program,
+		Attach:    s.attach,
+		Anchor:    link.Head(),
+	})
+	if err != nil {
+		return fmt.Errorf("attaching %s: %w", s.name, err)
+	}
+	defer made.Close()
+	if err := made.Pin(path); err != nil {
+		return fmt.Errorf("pinning the link of %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// ErrDetached is the error of a guard whose program is not on its interface.
+var ErrDetached = errors.New("the guard is not attached")
+
+// Check tells whether both programs are on the interface. The error is
+// ErrDetached when one is not.
+func (g *Guard) Check(ns *netns.Namespace, ifname string) error {
+	l, err := ns.Netlink().LinkByName(ifname)
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", ifname, err)
+	}
+	index := l.Attrs().Index
+	for _, s := range g.sides() {
+		if !s.isLinked(index, g.dir) && !s.hasFilter(ns, index) {
+			return fmt.Errorf("%w: %s is missing on %s", ErrDetached, s.name, ifname)
+		}
+	}
+	return nil
+}
+
+func (s side) isLinked(index int, dir string) bool {
+	pinned, err := link.LoadPinnedLink(filepath.Join(dir, s.pin), nil)
+	if err != nil {
+		return false
+	}
+	defer pinned.Close()
+	info, err := pinned.Info()
+	if err != nil {
+		return false
+	}
+	tcx := info.TCX()
+	return tcx != nil && int(tcx.Ifindex) == index
+}
+
+// Detach takes the programs off an interface that lives on, links and filters
+// alike. It does not touch the other pins.
+func (g *Guard) Detach(ns *netns.Namespace, ifname string) error {
+	for _, s := range g.sides() {
+		if err := os.Remove(filepath.Join(g.dir, s.pin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing the link of %s: %w", s.name, err)
+		}
+	}
+	l, err := ns.Netlink().LinkByName(ifname)
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", ifname, err)
+	}
+	return g.removeFilters(ns, l.Attrs().Index)
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/netns"
+)
+
+// Loader loads the programs of attachments. Its methods may be called at the
+// same time for different attachments.
+type Loader struct {
+	spec    *ebpf.CollectionSpec
+	noLinks atomic.Bool // set once the kernel has refused a tcx link for good
+}
+
+// New reads the embedded programs. It touches nothing.
+func New() (*Loader, error) {
+	spec, err := bpf.CollectionSpec()
+	if err != nil {
+		return nil, err
+	}
+	return &Loader{spec: spec}, nil
+}
+
+// Spec says what is to be guarded, and against what.
+type Spec struct {
+	// Dir is the directory of the pins, as Reserve made it.
+	Dir string
+	// Interface is the name of the interface, in the namespace given to Attach.
+	Interface string
+	// Pod, Network and ContainerID are shown by bpftool prog. Each is cut to
+	// what the program has room for: 127, 127 and 79 bytes.
+	Pod, Network, ContainerID string
+	// Checks are those that the programs make of what the pod sends.
+	Checks bpf.Check
+	Addresses
+}
+
+// Addresses are the sources that an attachment may send from.
+type Addresses struct {
+	// MAC is the hardware address: 6 bytes.
+	MAC net.HardwareAddr
+	// Prefixes are the allowed source addresses: at most bpf.PrefixesMax of
+	// each family. Host bits are ignored.
+	Prefixes []netip.Prefix
+}
+
+// Attach loads the programs of a new attachment, fills their maps, pins them and
+// attaches them to the interface, which lies in ns. When it returns nil they are
+// in force; when it returns an error nothing of them is left.
+func (l *Loader) Attach(ns *netns.Namespace, spec Spec) (*Guard, error) {
+	g, err := l.load(spec)
+	if err != nil {
+		return nil, fmt.Errorf("loading the programs of %s: %w", spec.Interface, explain(err))
+	}
+	if err := l.install(ns, g, spec); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(spec.Dir), g.Close())
+	}
+	return g, nil
+}
+
+func (l *Loader) install(ns *netns.Namespace, g *Guard, spec Spec) error {
+	if err := g.pin(spec.Dir); err != nil {
+		return fmt.Errorf("pinning the programs of %s: %w", spec.Interface, err)
+	}
+	if err := attachFilters(ns, spec.Interface, g); err != nil {
+		return fmt.Errorf("attaching the programs to %s: %w", spec.Interface, explain(err))
+	}
+	if !l.noLinks.Load() {
+		return nil
+	}
+	return g.yieldIngress()
+}
+
+func (l *Loader) load(spec Spec) (*Guard, error) {
+	facts, err := factsOf(spec.Addresses)
+	if err != nil {
+		return nil, err
+	}
+	compiled := l.spec.Copy()
+	if err := setConstants(compiled, spec); err != nil {
+		return nil, err
+	}
+	collection, err := ebpf.NewCollection(compiled)
+	if err != nil {
+		return nil, err
+	}
+	defer collection.Close()
+	if err := bindMetadata(collection); err != nil {
+		return nil, err
+	}
+	g := &Guard{
+		ingress:  collection.DetachProgram(bpf.IngressProgram),
+		egress:   collection.DetachProgram(bpf.EgressProgram),
+		counters: collection.DetachMap(bpf.CountersMap),
+		facts:    collection.DetachMap(bpf.FactsMap),
+		control:  collection.DetachMap(bpf.ControlMap),
+		spare:    bpf.FactsSlots - 1,
+	}
+	if err := g.facts.Put(uint32(0), facts); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the facts: %w", err), g.Close())
+	}
+	return g, nil
+}
+
+func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
+	constants := map[string]any{
+		"weir_checks":            uint32(spec.Checks),
+		"bpf_metadata_pod":       spec.Pod,
+		"bpf_metadata_interface": spec.Interface,
+		"bpf_metadata_network":   spec.Network,
+		"bpf_metadata_container": spec.ContainerID,
+	}
+	for name, value := range constants {
+		variable := compiled.Variables[name]
+		if text, ok := value.(string); ok {
+			value = cString(text, int(variable.Size()))
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// cString is text as a C array of size bytes holds it, cut to leave room for
+// the terminating zero.
+func cString(text string, size int) []byte {
+	b := make([]byte, size)
+	copy(b[:size-1], text)
+	return b
+}
+
+// bindMetadata makes the constants belong to the ingress program too, which
+// reads none of them: the kernel shows the metadata of a program only from maps
+// that are its own.
+func bindMetadata(c *ebpf.Collection) error {
+	err := c.Programs[bpf.IngressProgram].BindMap(c.Maps[".rodata"])
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("binding the metadata: %w", err)
+	}
+	return nil
+}
+
+// ErrKernel is the error of a kernel, or of a process in it, that cannot run the
+// programs.
+var ErrKernel = errors.New("this kernel cannot run weir's programs")
+
+// explain adds to an error of loading or attaching what the kernel or the
+// process lacks, where that can be told.
+func explain(err error) error {
+	if missing := Missing(); missing != nil && !errors.Is(err, ErrKernel) {
+		return fmt.Errorf("%w: %w", missing, err)
+	}
+	return err
+}
+
+// EnsureFilesystem makes dir, and mounts bpffs where it is missing: on
+// /sys/fs/bpf for a directory below it, else on dir itself.
+func EnsureFilesystem(dir string) error {
+	mountpoint := dir
+	if within(dir, defaultMountpoint) {
+		mountpoint = defaultMountpoint
+	}
+	if err := os.MkdirAll(mountpoint, 0o700); err != nil {
+		return fmt.Errorf("making %s: %w", mountpoint, err)
+	}
+	if !isBPFFS(mountpoint) {
+		if err := unix.Mount("bpf", mountpoint, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+			return fmt.Errorf("mounting bpffs on %s: %w", mountpoint, err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	return nil
+}
+
+const defaultMountpoint = "/sys/fs/bpf"
+
+func within(path, parent string) bool {
+	rel, err := filepath.Rel(parent, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+func isBPFFS(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.BPF_FS_MAGIC
+}
