@@ -28,38 +28,20 @@ func (id ID) String() string { return id.ContainerID + "/" + id.Interface }
 // containerID is the rule of the CNI specification 1.1.0, "Parameters".
 var containerID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 
-// ErrInvalid is the error of an ID that CNI or the kernel does not allow.
+// ErrInvalid is the error of a container ID that CNI does not allow.
 var ErrInvalid = errors.New("invalid")
 
-// Validate checks both halves: the container ID by the CNI specification, the
-// interface by the kernel's rule for names. The error is ErrInvalid.
-func (id ID) Validate() error {
-	if len(id.ContainerID) > 200 || !containerID.MatchString(id.ContainerID) {
-		return fmt.Errorf("container ID %q: %w", id.ContainerID, ErrInvalid)
-	}
-	return ValidateInterface(id.Interface)
-}
+// containerIDMax leaves room for the names of files that are made of the ID.
+const containerIDMax = 200
 
-// interfaceNameMax is IFNAMSIZ without the terminating zero.
-const interfaceNameMax = 15
-
-// ValidateInterface checks an interface name by the kernel's rule
-// (dev_valid_name): 1 to 15 bytes, neither . nor .., no slash, colon or white
-// space. A % is refused too: the kernel takes it for a pattern. The error is
-// ErrInvalid.
-func ValidateInterface(name string) error {
-	switch {
-	case name == "":
-		return fmt.Errorf("interface name is empty: %w", ErrInvalid)
-	case len(name) > interfaceNameMax:
-		return fmt.Errorf("interface name %q is longer than %d bytes: %w", name, interfaceNameMax, ErrInvalid)
-	case name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\v\f\r") || strings.ContainsFunc(name, isControl):
-		return fmt.Errorf("interface name %q: %w", name, ErrInvalid)
+// ValidateContainerID checks a container ID by the CNI specification, and for a
+// length of at most 200 bytes. The error is ErrInvalid.
+func ValidateContainerID(id string) error {
+	if len(id) > containerIDMax || !containerID.MatchString(id) {
+		return fmt.Errorf("container ID %q: %w", id, ErrInvalid)
 	}
 	return nil
 }
-
-func isControl(r rune) bool { return r < 0x20 || r == 0x7f || r == '\u00a0' || r == '\u0085' }
 
 // Lengths in the names of pins.
 const (

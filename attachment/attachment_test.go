@@ -8,35 +8,24 @@ import (
 	"testing"
 )
 
-func TestIDValidate(t *testing.T) {
+func TestValidateContainerID(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		name string
-		id   ID
-		ok   bool
+		name, id string
+		ok       bool
 	}{
-		{"a runtime's", ID{strings.Repeat("0123456789abcdef", 4), "eth0"}, true},
-		{"every character allowed", ID{"a_b.c-D9", "net1.100"}, true},
-		{"longest interface", ID{"a", "123456789012345"}, true},
-		{"no container", ID{"", "eth0"}, false},
-		{"begins with a dot", ID{".a", "eth0"}, false},
-		{"a path", ID{"../../etc", "eth0"}, false},
-		{"a newline at the end", ID{"a\n", "eth0"}, false},
-		{"endless", ID{strings.Repeat("a", 201), "eth0"}, false},
-		{"no interface", ID{"a", ""}, false},
-		{"interface too long", ID{"a", "1234567890123456"}, false},
-		{"a slash", ID{"a", "net/1"}, false},
-		{"a dot", ID{"a", "."}, false},
-		{"two dots", ID{"a", ".."}, false},
-		{"a blank", ID{"a", "net 1"}, false},
-		{"a colon", ID{"a", "net1:0"}, false},
-		{"a pattern", ID{"a", "net%d"}, false},
-		{"a control character", ID{"a", "net\x01"}, false},
+		{"a runtime's", strings.Repeat("0123456789abcdef", 4), true},
+		{"every character allowed", "a_b.c-D9", true},
+		{"none", "", false},
+		{"begins with a dot", ".a", false},
+		{"a path", "../../etc", false},
+		{"a newline at the end", "a\n", false},
+		{"endless", strings.Repeat("a", 201), false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			err := test.id.Validate()
+			err := ValidateContainerID(test.id)
 			if (err == nil) != test.ok || err != nil && !errors.Is(err, ErrInvalid) {
 				t.Errorf("error %v, want ok %v", err, test.ok)
 			}
@@ -67,7 +56,7 @@ func FuzzPinName(f *testing.F) {
 	f.Add(strings.Repeat(".", 200), "a.b")
 	f.Fuzz(func(t *testing.T, container, ifname string) {
 		id := ID{container, ifname}
-		if id.Validate() != nil {
+		if ValidateContainerID(container) != nil || len(ifname) > 15 || strings.Contains(ifname, "/") {
 			return
 		}
 		for _, name := range []string{id.PinName(), id.LongPinName()} {

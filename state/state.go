@@ -19,6 +19,9 @@ import (
 	"github.com/weir-cni/weir/attachment"
 )
 
+// RecordsDir is the directory of records within an agent's state directory.
+const RecordsDir = "sandboxes"
+
 // Phase is how far a sandbox has come.
 type Phase string
 

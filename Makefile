@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists what there is.
+
+# sudo drops the user's PATH; this is where Go's own archive puts it.
+export PATH := $(PATH):/usr/local/go/bin
+SHELL := /bin/bash -o pipefail
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BUILD   := build
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+CLANG_VERSION := 19
+GOLANGCI      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+.PHONY: build
+build: ## Build weir, weir-agent and weirctl into build/
+	@mkdir -p $(BUILD)
+	$(GOBUILD) -o $(BUILD)/ ./cmd/...
+
+.PHONY: demo
+demo: deps-demo build ## Play the whole story in namespaces of its own (root)
+	tests/demo/demo $(BUILD)
+
+.PHONY: test
+test: deps-test check test-unit test-netns test-kernels test-demo ## Every test there is (root)
+
+.PHONY: test-unit
+test-unit: ## Tests that need no privilege
+	go test -race ./...
+
+.PHONY: test-netns
+test-netns: build ## Tests in network namespaces of this kernel (root)
+	go test -race -tags netns -run '^TestNetns' ./...
+
+.PHONY: test-kernels
+test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
+	go run ./tests/kernels
+
+.PHONY: test-demo
+test-demo: build ## The demo, judged
+	tests/demo/demo $(BUILD)
+
+.PHONY: bench
+bench: build ## Costs of the programs and of ADD and DEL (root)
+	tests/bench/bench $(BUILD)
+
+.PHONY: check
+check: check-format check-generated lint ## What needs no running: format, generated files, lint
+
+.PHONY: check-format
+check-format:
+	clang-format-$(CLANG_VERSION) --dry-run -Werror bpf/*.c bpf/*.h
+	test -z "$$(gofmt -l .)"
+	shellcheck .ci/run tests/deps tests/demo/demo tests/bench/bench
+
+.PHONY: lint
+lint:
+	go run $(GOLANGCI) run --build-tags netns ./...
+
+.PHONY: generate
+generate: ## Compile the programs and write the Go that goes with them
+	BPF2GO_CC=clang-$(CLANG_VERSION) BPF2GO_STRIP=llvm-strip-$(CLANG_VERSION) \
+	BPF2GO_CFLAGS='-O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu' \
+		go generate ./bpf
+
+.PHONY: check-generated
+check-generated: ## Prove that the committed objects are those of the sources
+	tests/generated
+
+.PHONY: deps-demo deps-test
+deps-demo deps-test: deps-%:
+	tests/deps $*
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BUILD)

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/manifests"
+	"github.com/weir-cni/weir/metrics"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// Options say where an agent finds and keeps things. Agents whose options differ
+// in every path run side by side.
+type Options struct {
+	// Manifests is the folder of NetworkAttachmentDefinitions and pods.
+	Manifests string
+	// Socket is the unix socket on which the plugin and weirctl are served.
+	Socket string
+	// StateDir holds the records of sandboxes.
+	StateDir string
+	// BPFDir holds the pins of every attachment. bpffs is mounted where it is
+	// missing.
+	BPFDir string
+	// CNIBinDir is where executed plugins are.
+	CNIBinDir string
+	// MetricsAddress is the host:port of the Prometheus endpoint; empty for none.
+	MetricsAddress string
+	// Version is the version of the agent, for the metric weir_build_info.
+	Version string
+	// Log takes what an operator must know.
+	Log *slog.Logger
+}
+
+// statusDir is the directory of network statuses within Options.StateDir.
+const statusDir = "network-status"
+
+// Run is an agent's life: it takes over what is there, and serves until ctx ends
+// or something that it cannot do without fails.
+func Run(ctx context.Context, o Options) error {
+	a, err := open(o)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	a.reconcile(ctx)
+	return a.serve(ctx)
+}
+
+// agent is an agent's parts. The closers run in reverse when it ends.
+type agent struct {
+	options  Options
+	log      *slog.Logger
+	plugin   *cni.Plugin
+	registry *registry
+	store    *manifests.Store
+	metrics  *metrics.Handler
+	locks    keyedMutex
+	closers  []io.Closer
+}
+
+func open(o Options) (*agent, error) {
+	a := &agent{options: o, log: o.Log}
+	if err := a.openParts(); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *agent) openParts() error {
+	if err := loader.EnsureFilesystem(a.options.BPFDir); err != nil {
+		return err
+	}
+	lock, err := lockDir(a.options.StateDir)
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, lock)
+	records, err := state.Open(filepath.Join(a.options.StateDir, state.RecordsDir))
+	if err != nil {
+		return fmt.Errorf("opening the records: %w", err)
+	}
+	host, err := netns.Current()
+	if err != nil {
+		return fmt.Errorf("opening the node's network namespace: %w", err)
+	}
+	a.closers = append(a.closers, host)
+	store, err := manifests.Open(a.options.Manifests, filepath.Join(a.options.StateDir, statusDir), a.log)
+	if err != nil {
+		return fmt.Errorf("opening the manifests: %w", err)
+	}
+	a.store = store
+	a.closers = append(a.closers, store)
+	loads, err := loader.New()
+	if err != nil {
+		return err
+	}
+	a.registry = newRegistry(loads, a.options.BPFDir, a.log)
+	a.closers = append(a.closers, a.registry)
+	a.metrics = metrics.New(a.registry, a.options.Version)
+	a.plugin = &cni.Plugin{
+		Networks: store,
+		Guards:   a.registry,
+		Records:  records,
+		Host:     host,
+		BinDir:   a.options.CNIBinDir,
+		BPFDir:   a.options.BPFDir,
+		CacheDir: a.options.StateDir,
+		Log:      a.log,
+	}
+	return nil
+}
+
+func (a *agent) close() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		if err := a.closers[i].Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			a.log.Error("closing", "err", err)
+		}
+	}
+}
+
+func (a *agent) serve(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.store.Run(ctx) })
+	group.Go(func() error { return a.registry.promote(ctx) })
+	group.Go(func() error { return a.serveSocket(ctx) })
+	if a.options.MetricsAddress != "" {
+		group.Go(func() error { return a.serveMetrics(ctx) })
+	}
+	return group.Wait()
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/netns"
+)
+
+// registry holds the guards of the node and the attachments that they belong to.
+type registry struct {
+	loader *loader.Loader
+	bpfDir string
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	guards    map[attachment.ID]*loader.Guard
+	published map[attachment.ID]attachment.Attachment
+	adding    atomic.Int32 // requests under way
+
+	waiting chan attachment.Attachment // for promotion
+}
+
+var _ cni.Guards = (*registry)(nil)
+
+// promotionsMax bounds the attachments that wait for promotion. One that finds
+// no place keeps its filters until the agent starts again.
+const promotionsMax = 4096
+
+func newRegistry(l *loader.Loader, bpfDir string, log *slog.Logger) *registry {
+	return &registry{
+		loader:    l,
+		bpfDir:    bpfDir,
+		log:       log,
+		guards:    map[attachment.ID]*loader.Guard{},
+		published: map[attachment.ID]attachment.Attachment{},
+		waiting:   make(chan attachment.Attachment, promotionsMax),
+	}
+}
+
+// Attach guards an interface.
+func (r *registry) Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
+	guard, err := r.loader.Attach(ns, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.guards[id] = guard
+	return guard, nil
+}
+
+// Check tells whether the guard of an attachment is in place.
+func (r *registry) Check(ns *netns.Namespace, a *attachment.Attachment) error {
+	guard := r.guardOf(a.ID)
+	if guard == nil {
+		return fmt.Errorf("%w: its pins are missing in %s", loader.ErrDetached, r.dirOf(a))
+	}
+	return guard.Check(ns, a.Interface)
+}
+
+// Remove takes a guard away.
+func (r *registry) Remove(a *attachment.Attachment) error {
+	r.mu.Lock()
+	guard := r.guards[a.ID]
+	delete(r.guards, a.ID)
+	delete(r.published, a.ID)
+	r.mu.Unlock()
+	err := loader.Remove(r.dirOf(a))
+	if guard != nil {
+		err = errors.Join(err, guard.Close())
+	}
+	return err
+}
+
+func (r *registry) dirOf(a *attachment.Attachment) string {
+	return filepath.Join(r.bpfDir, a.PinDir)
+}
+
+func (r *registry) guardOf(id attachment.ID) *loader.Guard {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.guards[id]
+}
+
+// adopt opens the guard of an attachment that an earlier agent made.
+func (r *registry) adopt(a attachment.Attachment) error {
+	if a.PinDir != "" {
+		guard, err := loader.Open(r.dirOf(&a))
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.guards[a.ID] = guard
+		r.mu.Unlock()
+	}
+	r.publish(a)
+	return nil
+}
+
+// publish makes an attachment seen by metrics and tools, and queues its guard
+// for promotion.
+func (r *registry) publish(a attachment.Attachment) {
+	r.mu.Lock()
+	r.published[a.ID] = a
+	r.mu.Unlock()
+	if a.PinDir == "" {
+		return
+	}
+	select {
+	case r.waiting <- a:
+	default:
+		r.log.Warn("too many attachments wait for tcx links: this one keeps its clsact filters",
+			"pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
+	}
+}
+
+// Attachments reads the counters of every attachment, ordered by pod and
+// interface.
+func (r *registry) Attachments() []inspect.Attachment {
+	r.mu.Lock()
+	all := make([]inspect.Attachment, 0, len(r.published))
+	for id, a := range r.published {
+		all = append(all, inspect.Attachment{Attachment: a, Guard: r.read(id, a)})
+	}
+	r.mu.Unlock()
+	slices.SortFunc(all, inspect.ByPod)
+	return all
+}
+
+// read reads one attachment's counters; nil when it has no guard.
+func (r *registry) read(id attachment.ID, a attachment.Attachment) *inspect.Guard {
+	guard := r.guards[id]
+	if guard == nil {
+		return nil
+	}
+	counters, err := guard.Counters()
+	if err != nil {
+		counters = bpf.Counters{}
+	}
+	return &inspect.Guard{Hook: loader.HookOf(guard.Dir()), Counters: counters, Err: err}
+}
+
+// Close lets go of the guards; what they enforce stays in force.
+func (r *registry) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, guard := range r.guards {
+		errs = append(errs, guard.Close())
+	}
+	clear(r.guards)
+	return errors.Join(errs...)
+}
+
+// Promotion takes the kernel's lock of network configuration, which every request
+// needs: it waits for requests to end, looking every quietStep, quietFor at most.
+const (
+	quietFor  = time.Second
+	quietStep = 10 * time.Millisecond
+)
+
+// promote moves guards from filters to links, one after the other, until ctx ends.
+func (r *registry) promote(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case a := <-r.waiting:
+			r.waitForQuiet(ctx)
+			if err := r.promoteOne(a); err != nil {
+				r.log.Warn("the guard keeps its clsact filters", "pod", a.Pod.String(),
+					"network", a.Network, "netif", a.Interface, "err", err)
+			}
+		}
+	}
+}
+
+func (r *registry) waitForQuiet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, quietFor)
+	defer cancel()
+	for r.adding.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(quietStep):
+		}
+	}
+}
+
+func (r *registry) promoteOne(a attachment.Attachment) error {
+	guard := r.guardOf(a.ID)
+	if guard == nil {
+		return nil
+	}
+	ns, err := netns.Open(a.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	err = r.loader.Promote(ns, a.Interface, guard)
+	if r.guardOf(a.ID) == nil && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

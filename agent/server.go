@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/state"
+)
+
+const (
+	// requestMax bounds the body of a request: a configuration with its cache
+	// of results stays far below.
+	requestMax = 16 << 20
+	// headerTimeout bounds the time that a peer takes to send its header.
+	headerTimeout = 10 * time.Second
+	// stopTimeout bounds the time that requests under way have to end.
+	stopTimeout = 10 * time.Second
+)
+
+func (a *agent) serveSocket(ctx context.Context) error {
+	listener, err := listen(a.options.Socket)
+	if err != nil {
+		return err
+	}
+	a.log.Info("serving", "socket", a.options.Socket)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
+	mux.HandleFunc("GET "+api.AttachmentsPath, a.handleAttachments)
+	mux.HandleFunc("GET "+api.HealthPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	return serve(ctx, listener, mux)
+}
+
+// listen takes the socket over from an agent that is gone. Only root may open it:
+// who can write to it can have any plugin run.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("making the socket's directory: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing the socket of an earlier agent: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("restricting %s to root: %w", path, err), listener.Close())
+	}
+	return &rootListener{listener.(*net.UnixListener)}, nil
+}
+
+// rootListener turns away peers that are not root, also those that the mode of
+// the socket let in before it was set.
+type rootListener struct {
+	*net.UnixListener
+}
+
+func (l *rootListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if isRoot(conn) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func isRoot(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	root := false
+	err = raw.Control(func(fd uintptr) {
+		peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		root = err == nil && peer.Uid == 0
+	})
+	return err == nil && root
+}
+
+// serve serves until ctx ends, then lets requests under way end.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		stopped <- server.Shutdown(deadline)
+	})
+	err := server.Serve(listener)
+	if stop() || !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
+	}
+	return <-stopped
+}
+
+func (a *agent) handleCNI(w http.ResponseWriter, r *http.Request) {
+	var req api.CNIRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, requestMax)).Decode(&req); err != nil {
+		http.Error(w, fmt.Sprintf("reading the request: %v", err), http.StatusBadRequest)
+		return
+	}
+	began := time.Now()
+	result, err := a.dispatch(r.Context(), &req)
+	a.logRequest(&req, time.Since(began), err)
+	response, err := answer(result, err)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	a.reply(w, response)
+}
+
+func answer(result *current.Result, failure error) (*api.CNIResponse, error) {
+	if failure != nil {
+		return &api.CNIResponse{Error: cni.Error(failure)}, nil
+	}
+	if result == nil {
+		return &api.CNIResponse{}, nil
+	}
+	data, err := json.Marshal(result)
+	if err != nil {
+		return nil, fmt.Errorf("writing the result: %w", err)
+	}
+	return &api.CNIResponse{Result: data}, nil
+}
+
+func (a *agent) logRequest(req *api.CNIRequest, took time.Duration, err error) {
+	log := a.log.With("command", req.Command, "container_id", req.ContainerID, "took", took)
+	if err != nil {
+		log.Error("request failed", "err", err)
+		return
+	}
+	log.Info("request done")
+}
+
+// dispatch carries a request out. Those of one container come one after the
+// other.
+func (a *agent) dispatch(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
+	defer a.locks.lock(req.ContainerID)()
+	switch req.Command {
+	case "ADD":
+		return a.add(ctx, req)
+	case "DEL":
+		return nil, a.plugin.Del(ctx, req)
+	case "CHECK":
+		return nil, a.plugin.Check(ctx, req)
+	case "GC":
+		return nil, a.plugin.GC(ctx, req, a.locks.lock)
+	case "STATUS":
+		return nil, a.plugin.Status(ctx, req)
+	default:
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND %q is not known", req.Command), "")
+	}
+}
+
+func (a *agent) add(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
+	result, err := a.addQuietly(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	record, err := a.plugin.Records.Load(req.ContainerID)
+	if err != nil {
+		return nil, err
+	}
+	a.publish(record)
+	return result, nil
+}
+
+func (a *agent) addQuietly(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
+	a.registry.adding.Add(1)
+	defer a.registry.adding.Add(-1)
+	return a.plugin.Add(ctx, req)
+}
+
+func (a *agent) publish(record *state.Record) {
+	for _, d := range record.Delegates {
+		if d.Attachment != nil {
+			a.registry.publish(*d.Attachment)
+		}
+	}
+}
+
+func (a *agent) handleAttachments(w http.ResponseWriter, _ *http.Request) {
+	a.reply(w, inspect.List(a.registry.Attachments()))
+}
+
+func (a *agent) reply(w http.ResponseWriter, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(value); err != nil {
+		a.log.Debug("the peer went away before its answer", "err", err)
+	}
+}
+
+// serveMetrics serves the Prometheus endpoint and nothing else but health.
+func (a *agent) serveMetrics(ctx context.Context) error {
+	listener, err := net.Listen("tcp", a.options.MetricsAddress)
+	if err != nil {
+		return fmt.Errorf("listening for metrics: %w", err)
+	}
+	a.log.Info("serving metrics", "address", listener.Addr().String())
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics)
+	mux.HandleFunc("GET "+api.HealthPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	return serve(ctx, listener, mux)
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command weir-agent serves CNI requests on a node and guards its attachments.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/agent"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := newCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "weir-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	o := agent.Options{Version: version}
+	var level slog.Level
+	var standalone bool
+	cmd := &cobra.Command{
+		Use:   "weir-agent --standalone --manifests DIR",
+		Short: "Serve CNI requests on this node and guard its attachments",
+		Long: `weir-agent serves the CNI plugin weir on a unix socket: it creates the extra
+interfaces of pods, attaches the programs that guard and count each of them, and
+exports the counters to Prometheus.
+
+With --standalone it reads networks (NetworkAttachmentDefinition) and pods from
+the YAML or JSON files of a folder, and follows their changes.
+
+It may be stopped or killed at any time: what is attached goes on being guarded
+and counted, and the next agent with the same directories takes it over.`,
+		Example: `  # Serve the networks of a folder
+  weir-agent --standalone --manifests /etc/weir/manifests
+
+  # A second agent beside it, for a test
+  weir-agent --standalone --manifests ./m --socket /tmp/t/weir.sock \
+    --state-dir /tmp/t/state --bpf-dir /sys/fs/bpf/t --metrics-address ""`,
+		Args:          cobra.NoArgs,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !standalone {
+				return errors.New("--standalone is missing: this agent knows pods and networks from --manifests only")
+			}
+			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return agent.Run(cmd.Context(), o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&standalone, "standalone", false, "serve without Kubernetes, from --manifests")
+	flags.StringVar(&o.Manifests, "manifests", "/etc/weir/manifests", "folder of NetworkAttachmentDefinitions and pods")
+	flags.StringVar(&o.Socket, "socket", "/run/weir/weir.sock", "unix socket for the plugin and weirctl; only root may open it")
+	flags.StringVar(&o.StateDir, "state-dir", "/var/lib/weir", "where the records of sandboxes are kept")
+	flags.StringVar(&o.BPFDir, "bpf-dir", "/sys/fs/bpf/weir", "where programs and maps are pinned; bpffs is mounted if it is not")
+	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where CNI plugins are that weir executes")
+	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
+	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
+	return cmd
+}

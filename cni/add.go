@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// undoTimeout bounds the undoing of an ADD that failed, which goes on when the
+// runtime has given up waiting.
+const undoTimeout = time.Minute
+
+// Add attaches a pod to its networks, in order, and returns the result of the
+// default network. When it fails, everything is as before; what could not be
+// undone stays in the record, for DEL.
+func (p *Plugin) Add(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
+	if err := checkRequest(req); err != nil {
+		return nil, err
+	}
+	if err := p.clearUnfinished(ctx, req.ContainerID); err != nil {
+		return nil, err
+	}
+	pod, err := p.openPod(req.Netns)
+	if err != nil {
+		return nil, err
+	}
+	defer pod.Close()
+	record, err := p.plan(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	result, err := p.carryOut(ctx, pod, record)
+	if err != nil {
+		return nil, aboutPod(record.Pod, err)
+	}
+	return result, nil
+}
+
+// clearUnfinished undoes what an agent that died in the middle of an ADD has
+// left. A sandbox whose ADD was finished is the runtime's to DEL first.
+func (p *Plugin) clearUnfinished(ctx context.Context, containerID string) error {
+	record, err := p.recordOf(containerID)
+	switch {
+	case err != nil:
+		return err
+	case record == nil:
+		return nil
+	case record.Phase == state.Ready:
+		return newError(types.ErrInvalidEnvironmentVariables,
+			fmt.Errorf("container %s has its networks already: the runtime must call DEL before another ADD", containerID))
+	default:
+		return p.undo(ctx, record, len(record.Delegates)-1)
+	}
+}
+
+// carryOut does what the plan says, or nothing.
+func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *state.Record) (*current.Result, error) {
+	delegates, err := p.validate(ctx, pod, record)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(p.reserve(record), p.Records.Save(record)); err != nil {
+		return nil, errors.Join(err, p.undo(ctx, record, -1))
+	}
+	for i, d := range delegates {
+		if err := p.addOne(ctx, pod, &record.Delegates[i], d); err != nil {
+			return nil, errors.Join(aboutNetwork(&record.Delegates[i], err), p.undo(ctx, record, i))
+		}
+	}
+	if err := p.finish(ctx, record); err != nil {
+		return nil, errors.Join(err, p.undo(ctx, record, len(delegates)-1))
+	}
+	return storedResult(&record.Delegates[0])
+}
+
+// validate makes every delegate and finds what is wrong with any of them before
+// the first is carried out.
+func (p *Plugin) validate(ctx context.Context, pod *netns.Namespace, record *state.Record) ([]delegate, error) {
+	var delegates []delegate
+	for i := range record.Delegates {
+		stored := &record.Delegates[i]
+		d, err := p.delegateOf(record, i)
+		if err == nil {
+			err = errors.Join(checkFree(pod, stored), d.validate(ctx, pod))
+		}
+		if err != nil {
+			return nil, aboutNetwork(stored, err)
+		}
+		delegates = append(delegates, d)
+	}
+	return delegates, nil
+}
+
+func (p *Plugin) addOne(ctx context.Context, pod *netns.Namespace, stored *state.Delegate, d delegate) error {
+	result, err := d.add(ctx, pod)
+	if err != nil {
+		return err
+	}
+	if stored.Result, err = json.Marshal(result); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	if stored.Attachment != nil {
+		describe(stored, pod, result)
+	}
+	return nil
+}
+
+// describe fills in what is known of an attachment only once it is there.
+func describe(stored *state.Delegate, pod *netns.Namespace, result *current.Result) {
+	a := stored.Attachment
+	a.Addresses = prefixesOf(result)
+	if a.Addresses == nil {
+		a.Addresses = []netip.Prefix{}
+	}
+	link, err := pod.Netlink().LinkByName(stored.Interface)
+	if err != nil {
+		return
+	}
+	a.MAC, a.MTU = link.Attrs().HardwareAddr.String(), link.Attrs().MTU
+	a.Type = link.Type()
+	var config struct {
+		Master string `json:"master"`
+		Mode   string `json:"mode"`
+	}
+	if json.Unmarshal(stored.Config, &config) == nil {
+		a.Master, a.Mode = config.Master, config.Mode
+	}
+}
+
+// finish makes the sandbox known: its record first, for that is what DEL needs,
+// then its status.
+func (p *Plugin) finish(ctx context.Context, record *state.Record) error {
+	record.Phase = state.Ready
+	if err := p.Records.Save(record); err != nil {
+		return err
+	}
+	if record.Pod.Name == "" {
+		return nil
+	}
+	status, err := NetworkStatus(record)
+	if err != nil {
+		return err
+	}
+	if err := p.Networks.SetNetworkStatus(ctx, record.Pod, status); err != nil {
+		return fmt.Errorf("publishing the network status: %w", err)
+	}
+	return nil
+}
+
+// undo takes back the delegates from the one at index last down to the first.
+// The record goes when all is taken back; else it stays for DEL.
+func (p *Plugin) undo(ctx context.Context, record *state.Record, last int) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	err := p.tearDown(ctx, record, last)
+	if err != nil {
+		return fmt.Errorf("undoing what was done: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// Del takes a sandbox's networks away, the last first. It needs neither the pod
+// nor its namespace, and what is gone already is no error. All is tried; what
+// fails is returned, and stays on record for another DEL.
+func (p *Plugin) Del(ctx context.Context, req *api.CNIRequest) error {
+	if err := checkRequest(req); err != nil {
+		return err
+	}
+	record, err := p.recordOf(req.ContainerID)
+	if err != nil || record == nil {
+		return err
+	}
+	if req.Netns != "" {
+		record.Netns = req.Netns
+	}
+	if err := p.tearDown(ctx, record, len(record.Delegates)-1); err != nil {
+		return aboutPod(record.Pod, err)
+	}
+	return nil
+}
+
+// tearDown undoes the delegates from the one at index last down, gives back what
+// was reserved for all of them, and removes the record when nothing is left.
+func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) error {
+	pod, err := podIfThere(record.Netns)
+	if err != nil {
+		return err
+	}
+	if pod != nil {
+		defer pod.Close()
+	}
+	var errs []error
+	for i := last; i >= 0; i-- {
+		if err := p.delOne(ctx, pod, record, i); err != nil {
+			errs = append(errs, aboutNetwork(&record.Delegates[i], err))
+		}
+	}
+	for i := last + 1; i < len(record.Delegates); i++ {
+		if a := record.Delegates[i].Attachment; a != nil && a.PinDir != "" {
+			errs = append(errs, p.Guards.Remove(a))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return errors.Join(err, p.keepForDel(record))
+	}
+	return p.forget(ctx, record)
+}
+
+func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {
+	d, err := p.delegateOf(record, i)
+	if err != nil {
+		return err
+	}
+	return d.del(ctx, pod)
+}
+
+func (p *Plugin) keepForDel(record *state.Record) error {
+	record.Phase = state.Deleting
+	return p.Records.Save(record)
+}
+
+func (p *Plugin) forget(ctx context.Context, record *state.Record) error {
+	if record.Pod.Name != "" {
+		if err := p.Networks.SetNetworkStatus(ctx, record.Pod, nil); err != nil && !errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("withdrawing the network status: %w", err)
+		}
+	}
+	return p.Records.Delete(record.ContainerID)
+}
+
+// podIfThere opens a pod's namespace; nil when it is gone.
+func podIfThere(path string) (*netns.Namespace, error) {
+	if path == "" {
+		return nil, nil
+	}
+	pod, err := netns.Open(path)
+	if errors.Is(err, netns.ErrNotFound) || errors.Is(err, netns.ErrNotNamespace) {
+		return nil, nil
+	}
+	return pod, err
+}

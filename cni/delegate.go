@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containernetworking/cni/libcni"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// delegate is one network of a sandbox, ready to be carried out. It is made from
+// the record alone, so that DEL and CHECK do with it what ADD did.
+type delegate interface {
+	// validate finds what is wrong before anything is touched.
+	validate(ctx context.Context, pod *netns.Namespace) error
+	// add makes the interface and, where the record wants one, its guard.
+	add(ctx context.Context, pod *netns.Namespace) (*current.Result, error)
+	// check compares what is there with the result of add.
+	check(ctx context.Context, pod *netns.Namespace, result *current.Result) error
+	// del undoes add, wholly or half done, or not done at all. The namespace is
+	// nil when it is gone.
+	del(ctx context.Context, pod *netns.Namespace) error
+}
+
+// job is what the two kinds of delegate share.
+type job struct {
+	plugin *Plugin
+	record *state.Record
+	stored *state.Delegate
+	list   *libcni.NetworkConfigList
+	option options
+}
+
+// options are a network's own wishes to weir: the key "weir" of its configuration.
+type options struct {
+	// Enforcement is "required" (the default: an attachment without its guard
+	// fails) or "bestEffort".
+	Enforcement string `json:"enforcement,omitempty"`
+}
+
+const (
+	enforcementRequired   = "required"
+	enforcementBestEffort = "bestEffort"
+)
+
+// delegateOf makes the i-th delegate of a record.
+func (p *Plugin) delegateOf(record *state.Record, i int) (delegate, error) {
+	stored := &record.Delegates[i]
+	list, err := parseNetwork(stored.Config)
+	if err != nil {
+		return nil, invalid("%w", err)
+	}
+	j := job{plugin: p, record: record, stored: stored, list: list}
+	if j.option, err = optionsOf(list); err != nil {
+		return nil, err
+	}
+	if native := j.native(); native != nil {
+		return native()
+	}
+	return &executed{job: j}, nil
+}
+
+// aboutNetwork says which network, on which interface, an error is about.
+func aboutNetwork(d *state.Delegate, err error) error {
+	return fmt.Errorf("network %s (%s): %w", d.Network, d.Interface, err)
+}
+
+func optionsOf(list *libcni.NetworkConfigList) (options, error) {
+	var config struct {
+		Weir options `json:"weir"`
+	}
+	for _, data := range [][]byte{list.Bytes, list.Plugins[0].Bytes} {
+		if err := json.Unmarshal(data, &config); err != nil {
+			return options{}, invalid("weir: %w", err)
+		}
+	}
+	switch config.Weir.Enforcement {
+	case "":
+		config.Weir.Enforcement = enforcementRequired
+	case enforcementRequired, enforcementBestEffort:
+	default:
+		return options{}, invalid("weir.enforcement: %q is neither %q nor %q",
+			config.Weir.Enforcement, enforcementRequired, enforcementBestEffort)
+	}
+	return config.Weir, nil
+}
+
+func (j *job) id() attachment.ID {
+	return attachment.ID{ContainerID: j.record.ContainerID, Interface: j.stored.Interface}
+}
+
+// args is the CNI_ARGS of the delegate as one string: the runtime's, then the
+// pod's wishes.
+func (j *job) args() [][2]string {
+	return append(cniArgs(j.record.Args), j.stored.Args...)
+}
+
+// storedResult is the result of a delegate's ADD; nil when it did not get there.
+func storedResult(d *state.Delegate) (*current.Result, error) {
+	if len(d.Result) == 0 {
+		return nil, nil
+	}
+	result, err := current.NewResult(d.Result)
+	if err != nil {
+		return nil, fmt.Errorf("reading the recorded result: %w", err)
+	}
+	return current.NewResultFromResult(result)
+}

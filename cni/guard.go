@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/netif"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// guarded is the guard of a delegate while its ADD goes on. The guard is nil
+// where the record wants none, or where it could not be had and the network
+// said bestEffort.
+type guarded struct {
+	guard   *loader.Guard
+	mac     net.HardwareAddr
+	sources []netip.Prefix
+}
+
+// reserve plans the attachment of every delegate but the default network's, and
+// takes a directory for its pins.
+func (p *Plugin) reserve(record *state.Record) error {
+	for i := range record.Delegates {
+		d := &record.Delegates[i]
+		if d.Default {
+			continue
+		}
+		id := attachment.ID{ContainerID: record.ContainerID, Interface: d.Interface}
+		dir, err := loader.Reserve(p.BPFDir, id.PinName(), id.LongPinName())
+		if err != nil {
+			return fmt.Errorf("network %s (%s): %w", d.Network, d.Interface, err)
+		}
+		d.Attachment = &attachment.Attachment{
+			ID:      id,
+			Pod:     record.Pod,
+			Network: d.Network,
+			Netns:   record.Netns,
+			PinDir:  filepath.Base(dir),
+			Created: record.Created,
+		}
+	}
+	return nil
+}
+
+// attachGuard puts the programs on the interface, with no address allowed yet.
+// A network without IPAM leaves the addresses to the pod: then only what binds
+// a sender to its MAC is checked.
+func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, addressed bool) (*guarded, error) {
+	mac, err := net.ParseMAC(made.Mac)
+	if err != nil {
+		return nil, fmt.Errorf("reading the MAC of %s: %w", made.Name, err)
+	}
+	if j.stored.Attachment == nil {
+		return &guarded{}, nil
+	}
+	checks := bpf.CheckMAC | bpf.CheckVLAN
+	if addressed {
+		checks |= bpf.CheckIPv4 | bpf.CheckIPv6
+	}
+	guard, err := j.plugin.Guards.Attach(pod, j.id(), loader.Spec{
+		Dir:         filepath.Join(j.plugin.BPFDir, j.stored.Attachment.PinDir),
+		Interface:   made.Name,
+		Pod:         j.record.Pod.String(),
+		Network:     j.stored.Network,
+		ContainerID: j.record.ContainerID,
+		Checks:      checks,
+		Addresses:   loader.Addresses{MAC: mac},
+	})
+	if err != nil {
+		return &guarded{}, j.withoutGuard(err)
+	}
+	return &guarded{guard: guard, mac: mac}, nil
+}
+
+// withoutGuard decides what an attachment is worth without its programs.
+func (j *job) withoutGuard(err error) error {
+	if j.option.Enforcement == enforcementRequired {
+		return fmt.Errorf("guarding %s: %w", j.stored.Interface, err)
+	}
+	j.plugin.Log.Warn("the attachment is not guarded", "pod", j.record.Pod.String(),
+		"network", j.stored.Network, "netif", j.stored.Interface, "err", err)
+	j.stored.Attachment.PinDir = ""
+	return nil
+}
+
+// allow lets the attachment send from the given sources, each a whole address,
+// and from the link-local address that its MAC makes.
+func (g *guarded) allow(sources []netip.Prefix) error {
+	if g.guard == nil {
+		return nil
+	}
+	linkLocal := loader.LinkLocal(g.mac)
+	g.sources = append(sources, netip.PrefixFrom(linkLocal, linkLocal.BitLen()))
+	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: g.sources})
+}
+
+// allowOwn adds the link-local address that the kernel made, where it made
+// another one than its MAC says: ipvlan's slaves share a MAC, and a node may
+// want stable or random identifiers.
+func (g *guarded) allowOwn(pod *netns.Namespace, result *current.Result) error {
+	if g.guard == nil {
+		return nil
+	}
+	own, err := netif.Addresses(pod, result.Interfaces[0].Name)
+	if err != nil {
+		return fmt.Errorf("reading the addresses of %s: %w", result.Interfaces[0].Name, err)
+	}
+	missing := slices.DeleteFunc(whole(own), func(p netip.Prefix) bool {
+		return !p.Addr().IsLinkLocalUnicast() || slices.Contains(g.sources, p)
+	})
+	if len(missing) == 0 {
+		return nil
+	}
+	g.sources = append(g.sources, missing...)
+	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: g.sources})
+}
+
+// sourcesOf is what a result allows as sources: its addresses, each by itself.
+func sourcesOf(result *current.Result) []netip.Prefix {
+	return whole(prefixesOf(result))
+}
+
+func whole(prefixes []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+	}
+	return out
+}
+
+func prefixesOf(result *current.Result) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, ip := range result.IPs {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok {
+			continue
+		}
+		ones, _ := ip.Address.Mask.Size()
+		prefixes = append(prefixes, netip.PrefixFrom(addr.Unmap(), ones))
+	}
+	return prefixes
+}
+
+// guardMade guards the interface that executed plugins made: the one of their
+// result that is in the pod and bears the name that was asked for.
+func (d *executed) guardMade(pod *netns.Namespace, result *current.Result) error {
+	made, err := d.made(pod, result)
+	if err != nil {
+		return err
+	}
+	guard, err := d.attachGuard(pod, made, len(result.IPs) > 0)
+	if err != nil {
+		return err
+	}
+	if err := guard.allow(sourcesOf(result)); err != nil {
+		return err
+	}
+	return guard.allowOwn(pod, &current.Result{Interfaces: []*current.Interface{made}})
+}
+
+func (d *executed) made(pod *netns.Namespace, result *current.Result) (*current.Interface, error) {
+	for _, i := range result.Interfaces {
+		if i.Sandbox == "" || i.Name != d.stored.Interface {
+			continue
+		}
+		link, err := pod.Netlink().LinkByName(i.Name)
+		if err != nil {
+			return nil, fmt.Errorf("looking up %s, which the plugin made: %w", i.Name, err)
+		}
+		return &current.Interface{Name: i.Name, Mac: link.Attrs().HardwareAddr.String(), Sandbox: i.Sandbox}, nil
+	}
+	return nil, fmt.Errorf("the plugin's result names no interface %s in the pod", d.stored.Interface)
+}
+
+func (j *job) checkGuard(pod *netns.Namespace) error {
+	if a := j.stored.Attachment; a != nil && a.PinDir != "" {
+		return j.plugin.Guards.Check(pod, a)
+	}
+	return nil
+}
+
+func (j *job) removeGuard() error {
+	if a := j.stored.Attachment; a != nil && a.PinDir != "" {
+		return j.plugin.Guards.Remove(a)
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/state"
+)
+
+// ErrNotFound is the error of a pod or network that its store does not have.
+var ErrNotFound = fs.ErrNotExist
+
+// Store knows pods and networks. What it returns is not changed by the caller.
+type Store interface {
+	// Pod finds a pod; the error is ErrNotFound when there is none.
+	Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
+	// Network finds a network; the error is ErrNotFound when there is none.
+	Network(ctx context.Context, namespace, name string) (*nadv1.NetworkAttachmentDefinition, error)
+	// SetNetworkStatus publishes what a pod's networks came to; nil takes it away.
+	SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []nadv1.NetworkStatus) error
+}
+
+// Guards puts the programs on interfaces and remembers those in force.
+type Guards interface {
+	// Attach guards an interface in a namespace.
+	Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error)
+	// Check tells whether the guard of an attachment is in place.
+	Check(ns *netns.Namespace, a *attachment.Attachment) error
+	// Remove takes a guard away; what is not there is no error.
+	Remove(a *attachment.Attachment) error
+}
+
+// Plugin carries the requests of the container runtime out. Its methods may be
+// called at the same time for different containers; for one container the
+// caller calls one at a time.
+type Plugin struct {
+	// Networks knows pods and networks.
+	Networks Store
+	// Guards holds the programs.
+	Guards Guards
+	// Records is where sandboxes are written down.
+	Records *state.Dir
+	// Host is the node's network namespace.
+	Host *netns.Namespace
+	// BinDir is searched for plugins first, but for the configuration's binDir.
+	BinDir string
+	// BPFDir holds a directory of pins for each attachment.
+	BPFDir string
+	// CacheDir holds libcni's cache of executed delegates.
+	CacheDir string
+	// Log takes what happens, with pod, network and interface.
+	Log *slog.Logger
+}
+
+// recordOf is the record of a container, or nil when there is none.
+func (p *Plugin) recordOf(containerID string) (*state.Record, error) {
+	record, err := p.Records.Load(containerID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return record, err
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"fmt"
+	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
+	"github.com/weir-cni/weir/state"
+)
+
+// NetworkStatus is the annotation k8s.v1.cni.cncf.io/network-status of a sandbox
+// (NPWG specification 1.3, section 5): an entry for each network, in order. As
+// Multus writes them, addresses come without their prefix length.
+func NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
+	status := make([]nadv1.NetworkStatus, 0, len(record.Delegates))
+	for i := range record.Delegates {
+		d := &record.Delegates[i]
+		result, err := storedResult(d)
+		if err != nil {
+			return nil, fmt.Errorf("network %s (%s): %w", d.Network, d.Interface, err)
+		}
+		status = append(status, statusOf(d, result))
+	}
+	return status, nil
+}
+
+func statusOf(d *state.Delegate, result *current.Result) nadv1.NetworkStatus {
+	s := nadv1.NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
+	if result == nil {
+		return s
+	}
+	s.DNS = nadv1.DNS{
+		Nameservers: result.DNS.Nameservers,
+		Domain:      result.DNS.Domain,
+		Search:      result.DNS.Search,
+		Options:     result.DNS.Options,
+	}
+	place := slices.IndexFunc(result.Interfaces, func(i *current.Interface) bool {
+		return i.Sandbox != "" && i.Name == d.Interface
+	})
+	if place >= 0 {
+		s.Mac, s.Mtu = result.Interfaces[place].Mac, result.Interfaces[place].Mtu
+	}
+	for _, ip := range result.IPs {
+		if ip.Interface != nil && place >= 0 && *ip.Interface != place {
+			continue
+		}
+		s.IPs = append(s.IPs, ip.Address.IP.String())
+		if ip.Gateway != nil {
+			s.Gateway = append(s.Gateway, ip.Gateway.String())
+		}
+	}
+	return s
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// Defaults of the paths that agent and tool share.
+const (
+	DefaultSocket   = "/run/weir/weir.sock"
+	DefaultStateDir = "/var/lib/weir"
+	DefaultBPFDir   = "/sys/fs/bpf/weir"
+)
+
+// Exit codes of weirctl.
+const (
+	ExitOK      = 0
+	ExitFailed  = 1
+	ExitUsage   = 2
+	ExitPartial = 3 // an answer was printed, and something is missing from it
+)
+
+// ErrPartial is the error of an answer that was printed but is not whole.
+var ErrPartial = errors.New("the answer is not complete")
+
+// usageError is an error of the command line itself.
+type usageError struct{ error }
+
+// Run runs weirctl with arguments and returns its exit code. Data goes to stdout,
+// everything else to stderr.
+func Run(args []string, version string, stdout, stderr io.Writer) int {
+	cmd := New(version)
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.Execute()
+	if err != nil {
+		fmt.Fprintln(stderr, "weirctl:", err)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &usage):
+		return ExitUsage
+	case errors.Is(err, ErrPartial):
+		return ExitPartial
+	default:
+		return ExitFailed
+	}
+}
+
+// New makes the command with all its commands.
+func New(version string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "weirctl",
+		Short: "Inspect weir's network attachments on this node",
+		Long: `weirctl shows the extra network interfaces that weir gave to the pods of this
+node, and what their guards counted.
+
+It asks the agent. When no agent answers it reads the agent's records and the
+pinned maps itself: the guards go on enforcing and counting without an agent.`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.AddCommand(newGet())
+	return cmd
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inspect
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/state"
+)
+
+// Attachment is an attachment and what its guard says at one instant.
+type Attachment struct {
+	attachment.Attachment
+	// Guard is nil when the attachment is not guarded.
+	Guard *Guard
+}
+
+// Guard is a guard at one instant.
+type Guard struct {
+	Hook     loader.Hook
+	Counters bpf.Counters
+	// Err is set when the counters could not be read.
+	Err error
+}
+
+// ByPod orders attachments by namespace, pod and interface.
+func ByPod(a, b Attachment) int {
+	return cmp.Or(
+		cmp.Compare(a.Pod.Namespace, b.Pod.Namespace),
+		cmp.Compare(a.Pod.Name, b.Pod.Name),
+		cmp.Compare(a.ContainerID, b.ContainerID),
+		cmp.Compare(a.Interface, b.Interface),
+	)
+}
+
+// List is what the agent answers for attachments.
+func List(attachments []Attachment) *api.AttachmentList {
+	list := &api.AttachmentList{APIVersion: api.Version, Items: []api.AttachmentStatus{}}
+	for _, a := range attachments {
+		list.Items = append(list.Items, statusOf(a))
+	}
+	return list
+}
+
+func statusOf(a Attachment) api.AttachmentStatus {
+	status := api.AttachmentStatus{Attachment: a.Attachment, Dropped: []api.Drop{}}
+	if a.Guard == nil {
+		return status
+	}
+	status.Hook = string(a.Guard.Hook)
+	counters := &a.Guard.Counters
+	status.Receive = api.Traffic(counters.Of(bpf.Ingress, bpf.Allowed))
+	status.Transmit = api.Traffic(counters.Of(bpf.Egress, bpf.Allowed))
+	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+		for v := range bpf.Verdicts() {
+			if n := counters.Of(d, v); v != bpf.Allowed && n.Packets > 0 {
+				status.Dropped = append(status.Dropped, api.Drop{
+					Direction: d.String(), Reason: v.Reason(), Packets: n.Packets, Bytes: n.Bytes,
+				})
+			}
+		}
+	}
+	return status
+}
+
+// ErrNoAgent is the error of an agent that does not answer.
+var ErrNoAgent = errors.New("no agent answers")
+
+// FromAgent asks the agent on a unix socket. The error is ErrNoAgent when nobody
+// listens there.
+func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://weir"+api.AttachmentsPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w on %s: %w", ErrNoAgent, socket, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, text)
+	}
+	var list api.AttachmentList
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		return nil, fmt.Errorf("reading the agent's answer: %w", err)
+	}
+	return &list, nil
+}
+
+// FromPins reads the records in recordsDir and the pins below bpfDir. What could
+// not be read is left out of the list and named in the error.
+func FromPins(recordsDir, bpfDir string) (*api.AttachmentList, error) {
+	records, err := state.Read(recordsDir)
+	errs := []error{err}
+	var all []Attachment
+	for _, record := range records {
+		for _, d := range record.Delegates {
+			if record.Phase != state.Ready || d.Attachment == nil {
+				continue
+			}
+			a := Attachment{Attachment: *d.Attachment, Guard: pinned(bpfDir, d.Attachment)}
+			if a.Guard != nil && a.Guard.Err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", a.ID, a.Guard.Err))
+			}
+			all = append(all, a)
+		}
+	}
+	slices.SortFunc(all, ByPod)
+	return List(all), errors.Join(errs...)
+}
+
+func pinned(bpfDir string, a *attachment.Attachment) *Guard {
+	if a.PinDir == "" {
+		return nil
+	}
+	dir := filepath.Join(bpfDir, a.PinDir)
+	counters, err := loader.ReadCounters(dir)
+	return &Guard{Hook: loader.HookOf(dir), Counters: counters, Err: err}
+}
