@@ -136,7 +136,7 @@ func (r *registry) Attachments() []inspect.Attachment {
 	r.mu.Lock()
 	all := make([]inspect.Attachment, 0, len(r.published))
 	for id, a := range r.published {
-		all = append(all, inspect.Attachment{Attachment: a, Guard: r.read(id, a)})
+		all = append(all, inspect.Attachment{Attachment: a, Guard: r.read(id)})
 	}
 	r.mu.Unlock()
 	slices.SortFunc(all, inspect.ByPod)
@@ -144,7 +144,7 @@ func (r *registry) Attachments() []inspect.Attachment {
 }
 
 // read reads one attachment's counters; nil when it has no guard.
-func (r *registry) read(id attachment.ID, a attachment.Attachment) *inspect.Guard {
+func (r *registry) read(id attachment.ID) *inspect.Guard {
 	guard := r.guards[id]
 	if guard == nil {
 		return nil

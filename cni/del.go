@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
@@ -62,9 +63,22 @@ func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) e
 func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {
 	d, err := p.delegateOf(record, i)
 	if err != nil {
-		return err
+		return errors.Join(err, p.delBare(pod, &record.Delegates[i]))
 	}
 	return d.del(ctx, pod)
+}
+
+// delBare removes the interface and the guard of a delegate whose configuration
+// can no longer be carried out, an IPAM plugin that was uninstalled say.
+func (p *Plugin) delBare(pod *netns.Namespace, stored *state.Delegate) error {
+	var errs []error
+	if pod != nil {
+		errs = append(errs, netif.Delete(pod, stored.Interface))
+	}
+	if a := stored.Attachment; a != nil && a.PinDir != "" {
+		errs = append(errs, p.Guards.Remove(a))
+	}
+	return errors.Join(errs...)
 }
 
 func (p *Plugin) keepForDel(record *state.Record) error {

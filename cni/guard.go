@@ -101,7 +101,7 @@ func (g *guarded) allow(sources []netip.Prefix) error {
 		return nil
 	}
 	linkLocal := loader.LinkLocal(g.mac)
-	g.sources = append(sources, netip.PrefixFrom(linkLocal, linkLocal.BitLen()))
+	g.sources = slices.Concat(sources, []netip.Prefix{netip.PrefixFrom(linkLocal, linkLocal.BitLen())})
 	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: g.sources})
 }
 

@@ -171,16 +171,31 @@ func dnsOf(config []byte) types.DNS {
 }
 
 func (n *native) check(ctx context.Context, pod *netns.Namespace, result *current.Result) error {
-	if n.ipam != nil {
-		if err := n.ipam.Check(ctx, n.request()); err != nil {
-			return fmt.Errorf("checking the addresses: %w", err)
-		}
+	if err := n.checkAddresses(ctx, result); err != nil {
+		return fmt.Errorf("checking the addresses: %w", err)
 	}
 	return errors.Join(
 		n.device.Check(n.plugin.Host, pod, n.stored.Interface),
 		netif.Check(pod, n.stored.Interface, result),
 		n.checkGuard(pod),
 	)
+}
+
+func (n *native) checkAddresses(ctx context.Context, result *current.Result) error {
+	if n.ipam == nil {
+		return nil
+	}
+	plugin, err := libcni.NetworkPluginConfFromBytes(n.config)
+	if err != nil {
+		return err
+	}
+	plugin, err = libcni.InjectConf(plugin, map[string]any{"prevResult": result})
+	if err != nil {
+		return err
+	}
+	request := n.request()
+	request.Config = plugin.Bytes
+	return n.ipam.Check(ctx, request)
 }
 
 func (n *native) del(ctx context.Context, pod *netns.Namespace) error {

@@ -148,23 +148,29 @@ func listsFirst(file string) string {
 // parseNetwork reads a configuration or a configuration list.
 func parseNetwork(data []byte) (*libcni.NetworkConfigList, error) {
 	var shape struct {
-		Type    string            `json:"type"`
-		Plugins []json.RawMessage `json:"plugins"`
+		Name       string            `json:"name"`
+		CNIVersion string            `json:"cniVersion"`
+		Type       string            `json:"type"`
+		Plugins    []json.RawMessage `json:"plugins"`
 	}
 	if err := json.Unmarshal(data, &shape); err != nil {
 		return nil, fmt.Errorf("the configuration is not JSON: %w", err)
 	}
-	if len(shape.Plugins) > 0 {
+	switch {
+	case len(shape.Plugins) > 0:
 		return libcni.NetworkConfFromBytes(data)
-	}
-	if shape.Type == "" {
+	case shape.Type == "":
 		return nil, errors.New("type: missing")
 	}
-	plugin, err := libcni.NetworkPluginConfFromBytes(data)
+	list, err := json.Marshal(map[string]any{
+		"name":       shape.Name,
+		"cniVersion": shape.CNIVersion,
+		"plugins":    []json.RawMessage{data},
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("making a list of the configuration: %w", err)
 	}
-	return libcni.ConfListFromConf(plugin)
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // applySelection puts what the pod asked for where the network's plugins read

@@ -97,7 +97,7 @@ func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *stat
 	if err != nil {
 		return err
 	}
-	record.Delegates = append(delegates, selected...)
+	record.Delegates = slices.Concat(delegates, selected)
 	for i := range record.Delegates {
 		nameInterface(&record.Delegates[i], i, ifname)
 	}

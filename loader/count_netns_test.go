@@ -56,7 +56,7 @@ func TestNetnsCountersEqualTheWire(t *testing.T) {
 			b := newBench(t)
 			b.pod.Offload("net1", offloads(test.many))
 			b.outside.Offload("eth0", offloads(false))
-			b.ping(t, 3)
+			b.ping(t)
 			capture := b.outside.Capture("eth0")
 			before := b.snapshot(t)
 			const size = 8 << 20

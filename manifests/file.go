@@ -70,18 +70,18 @@ type stamp struct {
 }
 
 func stampOf(path string) (stamp, error) {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return stamp{}, err
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(target)
 	if err != nil {
 		return stamp{}, err
 	}
 	if !info.Mode().IsRegular() {
 		return stamp{}, errors.ErrUnsupported
 	}
-	return stamp{info.Size(), info.ModTime().UnixNano(), real}, nil
+	return stamp{info.Size(), info.ModTime().UnixNano(), target}, nil
 }
 
 func isManifest(name string) bool {
