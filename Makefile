@@ -47,7 +47,8 @@ test-demo: build ## The demo, judged
 
 .PHONY: bench
 bench: build ## Costs of the programs and of ADD and DEL (root)
-	tests/bench/bench $(BUILD)
+	go test -tags netns -run "^$$" -bench . ./bpf
+	go test -tags netns -run "^$$" -bench . -benchtime 30x ./tests/bench
 
 .PHONY: check
 check: check-format check-generated lint ## What needs no running: format, generated files, lint
@@ -56,7 +57,7 @@ check: check-format check-generated lint ## What needs no running: format, gener
 check-format:
 	clang-format-$(CLANG_VERSION) --dry-run -Werror bpf/*.c bpf/*.h
 	test -z "$$(gofmt -l .)"
-	shellcheck .ci/run tests/deps tests/demo/demo tests/bench/bench
+	shellcheck .ci/run tests/deps tests/demo/demo
 
 .PHONY: lint
 lint:

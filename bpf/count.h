@@ -61,31 +61,40 @@ static __always_inline bool weir_is_extension(__u8 next)
 	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
 }
 
-/* The offset of the transport header behind the extension headers at offset;
- * *next becomes its protocol.
+/* A protocol and where its header begins, as one number: what a global function
+ * may take and return.
  */
-static __always_inline __u32 weir_skip_extensions(struct __sk_buff *skb, __u32 offset, __u8 *next)
+#define WEIR_HEADER(offset, protocol) ((__u32)(offset) << 8 | (protocol))
+#define WEIR_OFFSET(header) ((header) >> 8)
+#define WEIR_PROTOCOL(header) ((__u8)(header))
+
+/* The header behind the IPv6 extension headers. Global, as it loops. */
+__noinline __u32 weir_skip_extensions(struct __sk_buff *skb, __u32 header)
 {
 	struct ipv6_opt_hdr extension;
+	__u32 offset = WEIR_OFFSET(header);
+	__u8 next = WEIR_PROTOCOL(header);
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < WEIR_EXTENSIONS_MAX; i++) {
-		if (!weir_is_extension(*next))
+		if (!weir_is_extension(next))
 			break;
 		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
 			break;
-		*next = extension.nexthdr;
+		next = extension.nexthdr;
 		offset += (extension.hdrlen + 1) * 8;
 	}
-	return offset;
+	return WEIR_HEADER(offset, next);
 }
 
-/* Length of the headers that every segment of a GSO packet repeats. */
-static __always_inline __u32 weir_headers_length(struct __sk_buff *skb)
+/* Length of the headers that every segment of a GSO packet repeats. Global, as it
+ * is only for packets that stand for many.
+ */
+__noinline __u32 weir_headers_length(struct __sk_buff *skb)
 {
-	__u32 offset = ETH_HLEN;
+	__u32 header, offset = ETH_HLEN;
 	struct ipv6hdr ipv6;
 	struct iphdr ipv4;
-	__u8 next;
 
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
@@ -96,9 +105,9 @@ static __always_inline __u32 weir_headers_length(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_IPV6):
 		if (bpf_skb_load_bytes(skb, offset, &ipv6, sizeof(ipv6)))
 			return offset;
-		next = ipv6.nexthdr;
-		offset = weir_skip_extensions(skb, offset + sizeof(ipv6), &next);
-		return offset + weir_transport_length(skb, next, offset);
+		header = weir_skip_extensions(skb, WEIR_HEADER(offset + sizeof(ipv6), ipv6.nexthdr));
+		offset = WEIR_OFFSET(header);
+		return offset + weir_transport_length(skb, WEIR_PROTOCOL(header), offset);
 	default:
 		return offset;
 	}
@@ -134,20 +143,20 @@ static __always_inline void weir_add(struct __sk_buff *skb, struct weir_count *c
 	count->bytes += bytes;
 }
 
-/* Counts the packet under a verdict. Nothing else counts, and every return of a
- * program comes through here.
- */
-static __always_inline void weir_count(struct __sk_buff *skb, struct weir_verdicts *verdicts, enum weir_verdict verdict)
-{
-	if (verdict < WEIR_VERDICT_MAX)
-		weir_add(skb, (struct weir_count *)verdicts + verdict);
-}
-
 static __always_inline struct weir_counters *weir_counters_of(void)
 {
 	__u32 only = 0;
 
 	return bpf_map_lookup_elem(&weir_counters, &only);
+}
+
+/* Counts the packet under a verdict. Nothing else counts, and every packet comes
+ * through here once.
+ */
+static __always_inline void weir_count(struct __sk_buff *skb, struct weir_verdicts *verdicts, enum weir_verdict verdict)
+{
+	if (verdict < WEIR_VERDICT_MAX)
+		weir_add(skb, (struct weir_count *)verdicts + verdict);
 }
 
 #endif

@@ -85,10 +85,14 @@ static __always_inline const struct weir_control *weir_control_of(void)
 	return bpf_map_lookup_elem(&weir_control, &only);
 }
 
-static __always_inline const struct weir_facts *weir_facts_of(const struct weir_control *control)
+static __always_inline const struct weir_facts *weir_facts_now(void)
 {
-	__u32 slot = control->slot;
+	const struct weir_control *control = weir_control_of();
+	__u32 slot;
 
+	if (!control)
+		return NULL;
+	slot = control->slot;
 	return bpf_map_lookup_elem(&weir_facts, &slot);
 }
 
@@ -100,27 +104,67 @@ static __always_inline bool weir_owns_mac(const struct weir_facts *facts, const 
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
-static __always_inline bool weir_owns_ipv4(const struct weir_facts *facts, __be32 address)
+static __always_inline bool weir_in_prefix4(const struct weir_prefix4 *p, __be32 address)
 {
-	for (__u32 i = 0; i < WEIR_PREFIXES_MAX && i < facts->prefixes4_len; i++) {
-		const struct weir_prefix4 *p = &facts->prefixes4[i];
+	return (address & p->mask) == p->address;
+}
 
-		if ((address & p->mask) == p->address)
+static __always_inline bool weir_in_prefix6(const struct weir_prefix6 *p, __be32 a, __be32 b, __be32 c, __be32 d)
+{
+	__be32 different = ((a & p->mask[0]) ^ p->address[0]) | ((b & p->mask[1]) ^ p->address[1]) |
+			   ((c & p->mask[2]) ^ p->address[2]) | ((d & p->mask[3]) ^ p->address[3]);
+
+	return !different;
+}
+
+/*
+ * What loops, and is not on the path of most packets, is a global function: the
+ * verifier proves it once, by itself, and not again on every path to it. A call
+ * costs a packet some 10 ns, so the first prefix is looked at in place. The arguments are numbers, which kernels
+ * before 5.12 demand.
+ */
+__noinline int weir_owns_ipv4_beyond_first(__be32 address)
+{
+	const struct weir_facts *facts = weir_facts_now();
+
+	if (!facts)
+		return false;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 1; i < WEIR_PREFIXES_MAX && i < facts->prefixes4_len; i++) {
+		if (weir_in_prefix4(&facts->prefixes4[i], address))
 			return true;
 	}
 	return false;
 }
 
-static __always_inline bool weir_owns_ipv6(const struct weir_facts *facts, const __be32 *address)
+/* The four words of the address, first to last. */
+__noinline int weir_owns_ipv6_beyond_first(__be32 a, __be32 b, __be32 c, __be32 d)
 {
-	for (__u32 i = 0; i < WEIR_PREFIXES_MAX && i < facts->prefixes6_len; i++) {
-		const struct weir_prefix6 *p = &facts->prefixes6[i];
+	const struct weir_facts *facts = weir_facts_now();
 
-		if ((address[0] & p->mask[0]) == p->address[0] && (address[1] & p->mask[1]) == p->address[1] &&
-		    (address[2] & p->mask[2]) == p->address[2] && (address[3] & p->mask[3]) == p->address[3])
+	if (!facts)
+		return false;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 1; i < WEIR_PREFIXES_MAX && i < facts->prefixes6_len; i++) {
+		if (weir_in_prefix6(&facts->prefixes6[i], a, b, c, d))
 			return true;
 	}
 	return false;
+}
+
+static __always_inline bool weir_owns_ipv4(const struct weir_facts *facts, __be32 address)
+{
+	if (!facts->prefixes4_len)
+		return false;
+	return weir_in_prefix4(&facts->prefixes4[0], address) || weir_owns_ipv4_beyond_first(address);
+}
+
+static __always_inline bool weir_owns_ipv6(const struct weir_facts *facts, const __be32 *address)
+{
+	if (!facts->prefixes6_len)
+		return false;
+	return weir_in_prefix6(&facts->prefixes6[0], address[0], address[1], address[2], address[3]) ||
+	       weir_owns_ipv6_beyond_first(address[0], address[1], address[2], address[3]);
 }
 
 #endif

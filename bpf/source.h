@@ -50,9 +50,9 @@ static __always_inline enum weir_verdict weir_source_ipv4(struct __sk_buff *skb,
 
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return WEIR_MALFORMED;
-	if (weir_owns_ipv4(facts, ip->saddr))
-		return WEIR_ALLOWED;
 	copy = *ip;
+	if (weir_owns_ipv4(facts, copy.saddr))
+		return WEIR_ALLOWED;
 	if (!copy.saddr && weir_is_dhcp_request(skb, &copy))
 		return WEIR_ALLOWED;
 	return WEIR_SPOOFED_IPV4;
@@ -65,15 +65,15 @@ static __always_inline bool weir_is_unspecified(const __be32 *address)
 
 /* RFC 4862 and RFC 3590: from the unspecified address come only the messages
  * of a host that has none yet: neighbour and router solicitations, MLD reports.
+ * MLD carries a router alert in a hop-by-hop header (RFC 3810, 5).
  */
 static __always_inline bool weir_is_addressless(struct __sk_buff *skb, __u8 next)
 {
-	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr);
+	__u32 header = weir_skip_extensions(skb, WEIR_HEADER(ETH_HLEN + sizeof(struct ipv6hdr), next));
 	__u8 type;
 
-	/* MLD carries a router alert in a hop-by-hop header (RFC 3810, 5). */
-	offset = weir_skip_extensions(skb, offset, &next);
-	if (next != IPPROTO_ICMPV6 || bpf_skb_load_bytes(skb, offset, &type, sizeof(type)))
+	if (WEIR_PROTOCOL(header) != IPPROTO_ICMPV6 ||
+	    bpf_skb_load_bytes(skb, WEIR_OFFSET(header), &type, sizeof(type)))
 		return false;
 	return type == WEIR_NEIGHBOUR_SOLICITATION || type == WEIR_ROUTER_SOLICITATION || type == WEIR_MLD_REPORT ||
 	       type == WEIR_MLD_DONE || type == WEIR_MLD2_REPORT;

@@ -51,28 +51,16 @@ int weir_ingress(struct __sk_buff *skb)
 	return control->ingress_action;
 }
 
-static __always_inline enum weir_verdict weir_judge_egress(struct __sk_buff *skb)
-{
-	const struct weir_control *control = weir_control_of();
-	const struct weir_facts *facts;
-
-	if (!control)
-		return WEIR_MALFORMED;
-	facts = weir_facts_of(control);
-	if (!facts)
-		return WEIR_MALFORMED;
-	return weir_source(skb, facts);
-}
-
 SEC("tc")
 int weir_egress(struct __sk_buff *skb)
 {
 	struct weir_counters *counters = weir_counters_of();
+	const struct weir_facts *facts = weir_facts_now();
 	enum weir_verdict verdict;
 
-	if (!counters)
+	if (!counters || !facts)
 		return TC_ACT_SHOT;
-	verdict = weir_judge_egress(skb);
+	verdict = weir_source(skb, facts);
 	weir_count(skb, &counters->egress, verdict);
 	/* The guard has the last word: no filter behind it may rewrite a source. */
 	return verdict == WEIR_ALLOWED ? TC_ACT_OK : TC_ACT_SHOT;

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -94,6 +95,15 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 
 func (j *job) id() attachment.ID {
 	return attachment.ID{ContainerID: j.record.ContainerID, Interface: j.stored.Interface}
+}
+
+// step does one step of a delegate and logs how long it took.
+func (j *job) step(name string, do func() error) error {
+	began := time.Now()
+	err := do()
+	j.plugin.Log.Debug("step", "step", name, "pod", j.record.Pod.String(), "network", j.stored.Network,
+		"netif", j.stored.Interface, "took", time.Since(began))
+	return err
 }
 
 // args is the CNI_ARGS of the delegate as one string: the runtime's, then the

@@ -44,7 +44,18 @@ func (d *executed) validate(context.Context, *netns.Namespace) error {
 	return nil
 }
 
-func (d *executed) add(ctx context.Context, pod *netns.Namespace) (*current.Result, error) {
+func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *current.Result, err error) {
+	err = d.step("execute", func() error {
+		result, err = d.execute(ctx)
+		return err
+	})
+	if err != nil || d.stored.Attachment == nil {
+		return result, err
+	}
+	return result, d.step("guard", func() error { return d.guardMade(pod, result) })
+}
+
+func (d *executed) execute(ctx context.Context) (*current.Result, error) {
 	answer, err := d.cni().AddNetworkList(ctx, d.list, d.runtime())
 	if err != nil {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
@@ -53,10 +64,7 @@ func (d *executed) add(ctx context.Context, pod *netns.Namespace) (*current.Resu
 	if err != nil {
 		return nil, fmt.Errorf("reading the plugin's result: %w", err)
 	}
-	if d.stored.Attachment == nil {
-		return result, nil
-	}
-	return result, d.guardMade(pod, result)
+	return result, nil
 }
 
 func (d *executed) check(ctx context.Context, pod *netns.Namespace, _ *current.Result) error {

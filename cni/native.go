@@ -120,26 +120,45 @@ func (n *native) validate(_ context.Context, pod *netns.Namespace) error {
 // add guards the interface before it is up and before it has an address, so that
 // no packet leaves it or reaches it uncounted.
 func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result, error) {
+	result := &current.Result{CNIVersion: current.ImplementedSpecVersion}
+	var guard *guarded
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"create", func() error { return n.create(pod, result) }},
+		{"guard", func() (err error) {
+			guard, err = n.attachGuard(pod, result.Interfaces[0], n.ipam != nil)
+			return err
+		}},
+		{"assign", func() error { return n.assign(ctx, result) }},
+		{"allow", func() error { return guard.allow(sourcesOf(result)) }},
+		{"configure", func() error { return n.configure(pod, result) }},
+		{"allow", func() error { return guard.allowOwn(pod, result) }},
+	}
+	for _, s := range steps {
+		if err := n.step(s.name, s.do); err != nil {
+			return nil, err
+		}
+	}
+	return result, nil
+}
+
+func (n *native) create(pod *netns.Namespace, result *current.Result) error {
 	made, err := n.device.Create(n.plugin.Host, pod, n.stored.Interface)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	made.Sandbox = n.record.Netns
-	result := &current.Result{CNIVersion: current.ImplementedSpecVersion, Interfaces: []*current.Interface{made}}
-	guard, err := n.attachGuard(pod, made, n.ipam != nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := n.assign(ctx, result); err != nil {
-		return nil, err
-	}
-	if err := guard.allow(sourcesOf(result)); err != nil {
-		return nil, err
-	}
+	result.Interfaces = []*current.Interface{made}
+	return nil
+}
+
+func (n *native) configure(pod *netns.Namespace, result *current.Result) error {
 	if err := netif.Configure(pod, n.stored.Interface, result); err != nil {
-		return nil, fmt.Errorf("configuring %s: %w", n.stored.Interface, err)
+		return fmt.Errorf("configuring %s: %w", n.stored.Interface, err)
 	}
-	return result, guard.allowOwn(pod, result)
+	return nil
 }
 
 // assign asks the IPAM plugin for addresses and puts them into the result.

@@ -75,7 +75,7 @@ func (h *Host) open() {
 		h.tb.Fatalf("opening %s: %v", h.path, err)
 	}
 	defer fd.Close()
-	if h.handle, err = netlink.NewHandleAt(fd); err != nil {
+	if h.handle, err = netlink.NewHandleAt(fd, unix.NETLINK_ROUTE); err != nil {
 		h.tb.Fatalf("netlink in %s: %v", h.path, err)
 	}
 	if h.ns, err = ns.GetNS(h.path); err != nil {
