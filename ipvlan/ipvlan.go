@@ -8,6 +8,7 @@ import (
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
@@ -52,10 +53,21 @@ func (c *Config) Validate(host, pod *netns.Namespace) error {
 	if err := netif.ValidateMaster(in, master, kind); err != nil {
 		return err
 	}
-	// The kernel looks for another user of the master before anything else
-	// (ipvlan_link_new, since Linux 4.16), so asking it costs nothing.
-	if err := netif.Probe(in, c.link(master)); err != nil {
+	if err := c.probe(in, master); err != nil {
 		return fmt.Errorf("asking for an ipvlan on %s: %w", master.Attrs().Name, netif.CreateError(master, kind, "macvlan", err))
+	}
+	return nil
+}
+
+// probe is the error that making an interface would meet. It asks for one by a
+// name that the kernel refuses (EINVAL) only in registering it, after it has
+// looked for another user of the master (ipvlan_link_new) and before it has
+// changed anything.
+func (c *Config) probe(in *netns.Namespace, master netlink.Link) error {
+	link := c.link(master)
+	link.Name = "weir/probe"
+	if err := in.Netlink().LinkAdd(link); !errors.Is(err, unix.EINVAL) {
+		return err
 	}
 	return nil
 }

@@ -52,7 +52,9 @@ func (c *Config) from(host, pod *netns.Namespace) *netns.Namespace {
 }
 
 // Validate says why the interface could not be made now, touching nothing. What
-// it cannot see, a passthru macvlan in another pod above all, Create reports.
+// a master carries in other pods, ipvlan or a macvlan in passthru mode, only the
+// attempt shows, because for macvlan the kernel looks no sooner: Create reports
+// it, with the same kind of error.
 func (c *Config) Validate(host, pod *netns.Namespace) error {
 	master, err := c.MasterLink(host, pod)
 	if err != nil {
@@ -88,11 +90,9 @@ func (c *Config) validateMaster(in *netns.Namespace, master netlink.Link) error 
 		return netif.NewFieldError("master", master.Attrs().Name, errors.New("is an ipvlan interface, which cannot carry macvlan"))
 	}
 	if c.Mode == "passthru" {
-		if err := validateAlone(in, master); err != nil {
-			return err
-		}
+		return validateAlone(in, master)
 	}
-	return c.validateHandler(in, master)
+	return nil
 }
 
 // validateAlone finds the macvlans beside the master, which allow no passthru.
@@ -105,24 +105,6 @@ func validateAlone(in *netns.Namespace, master netlink.Link) error {
 		attrs := l.Attrs()
 		if (l.Type() == kind || l.Type() == "macvtap") && attrs.NetNsID < 0 && attrs.ParentIndex == master.Attrs().Index {
 			return notAlone(master, "carries the "+l.Type()+" "+attrs.Name)
-		}
-	}
-	return nil
-}
-
-// validateHandler finds an ipvlan on the master, in whatever namespace. Slaves
-// elsewhere do not show, but one that is up has put the master's own MAC on the
-// list of those that the master filters by (ipvlan_open); the kernel is asked
-// only then, because its answer could cost the master a grace period of RCU.
-func (c *Config) validateHandler(in *netns.Namespace, master netlink.Link) error {
-	attrs := master.Attrs()
-	held, err := netns.Dump(func() ([]netlink.Neigh, error) { return in.Netlink().NeighList(attrs.Index, unix.AF_BRIDGE) })
-	if err != nil {
-		return fmt.Errorf("listing the MACs of master %s: %w", attrs.Name, err)
-	}
-	for _, n := range held {
-		if n.Flags&netlink.NTF_SELF != 0 && bytes.Equal(n.HardwareAddr, attrs.HardwareAddr) {
-			return c.explain(master, netif.Probe(in, c.link(master)))
 		}
 	}
 	return nil

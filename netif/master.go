@@ -96,18 +96,12 @@ func ValidateMTU(mtu int, master netlink.Link) error {
 	return nil
 }
 
-// Busy is the error for a master that the kernel refuses (EBUSY) to kind
-// because it carries other.
-func Busy(master netlink.Link, kind, other string) error {
-	return masterError(master, fmt.Errorf("%w: it carries %s, so it cannot carry %s", ErrMasterBusy, other, kind))
-}
-
 // CreateError says what an error of Create means for an interface of kind, one
 // of "macvlan" and "ipvlan", on master.
 func CreateError(master netlink.Link, kind, other string, err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return Busy(master, kind, other+" or another exclusive user")
+		return masterError(master, fmt.Errorf("%w: it carries %s or another exclusive user, so it cannot carry %s", ErrMasterBusy, other, kind))
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("the kernel has no %s: %w", kind, err)
 	}

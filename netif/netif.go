@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/netns"
 )
@@ -32,7 +31,8 @@ func Create(from, pod *netns.Namespace, link netlink.Link, name string) (netlink
 	}
 	made, err := rename(pod, attrs.Name, name)
 	if err != nil {
-		return nil, errors.Join(err, remove(pod, attrs.Name), remove(pod, name))
+		// Whatever bears the name itself was there before.
+		return nil, errors.Join(err, remove(pod, attrs.Name))
 	}
 	return made, nil
 }
@@ -49,17 +49,6 @@ func rename(pod *netns.Namespace, from, to string) (netlink.Link, error) {
 	// A rename changes nothing else of what was just read.
 	link.Attrs().Name = to
 	return link, nil
-}
-
-// Probe reports what the kernel says to making link in the namespace, short of
-// making it: nil, or the error that creating it would meet. It asks for a name
-// that is refused (EINVAL) only after the type's own checks of the parent.
-func Probe(in *netns.Namespace, link netlink.Link) error {
-	link.Attrs().Name = "weir/probe"
-	if err := in.Netlink().LinkAdd(link); !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	return nil
 }
 
 // Delete removes an interface from the pod, and what a Create of it left that

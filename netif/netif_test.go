@@ -129,6 +129,7 @@ func TestRoutesOf(t *testing.T) {
 		{Dst: prefix("10.1.0.0/16"), GW: net.ParseIP("192.0.2.9"), MTU: 1400, AdvMSS: 1300, Priority: 5, Table: &table},
 		{Dst: prefix("10.2.0.0/16"), Scope: &scope, Table: &unspecified},
 		{Dst: prefix("::/0")},
+		{Dst: prefix("10.3.0.0/16"), GW: net.IPv4zero},
 	}}
 	var got []string
 	for _, r := range routesOf(result, 7, gateways{ipv4: net.ParseIP("192.0.2.1")}) {
@@ -142,6 +143,7 @@ func TestRoutesOf(t *testing.T) {
 		"10.1.0.0/16 via 192.0.2.9 metric 5 table 1000 mtu 1400 advmss 1300",
 		"10.2.0.0/16 via 192.0.2.1 scope 253",
 		"::/0",
+		"10.3.0.0/16",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("unexpected routes (-want +got):\n%s", diff)

@@ -54,8 +54,12 @@ func routesOf(result *current.Result, index int, g gateways) []netlink.Route {
 			Priority:  r.Priority,
 			Table:     unix.RT_TABLE_MAIN,
 		}
-		if route.Gw == nil {
+		switch {
+		case r.GW == nil:
 			route.Gw = g.towards(r.Dst.IP)
+		case r.GW.IsUnspecified():
+			// To the kernel 0.0.0.0 is no gateway at all.
+			route.Gw = nil
 		}
 		if r.Table != nil && *r.Table != unix.RT_TABLE_UNSPEC {
 			route.Table = *r.Table
