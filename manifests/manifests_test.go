@@ -95,16 +95,16 @@ func TestObjectsOfEveryForm(t *testing.T) {
 		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"in-list","namespace":"a"}}]}`
 	f := open(t, map[string]string{
 		"one.yaml":    network("a", "lan", "{}"),
-		"many.yml":    "---\n# nothing\n---\n" + network("a", "wan", "{}") + "---\n" + pod("web"),
+		"many.yml":    "---\n# nothing\n---\n" + network("b", "wan", "{}") + "---\n" + pod("web"),
 		"list.json":   list,
 		"other.yaml":  "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
 		"notes.txt":   "not a manifest",
 		".hidden.yml": "{",
 		"empty.yaml":  "",
 	})
-	for _, name := range []string{"lan", "wan"} {
-		if got := f.config("a", name); got != "{}" {
-			t.Errorf("network %s: %q", name, got)
+	for _, want := range []key{{"a", "lan"}, {"b", "wan"}} {
+		if got := f.config(want.namespace, want.name); got != "{}" {
+			t.Errorf("network %v: %q", want, got)
 		}
 	}
 	for _, want := range []key{{"default", "web"}, {"a", "in-list"}} {
