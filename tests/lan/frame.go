@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"regexp"
 	"strconv"
 	"sync"
@@ -118,6 +117,8 @@ type Capture struct {
 	frames []Captured
 	done   chan struct{}
 	conn   *packet.Conn
+	tb     testing.TB
+	stop   sync.Once
 }
 
 // Captured is one frame of a capture.
@@ -131,7 +132,7 @@ type Captured struct {
 // Capture begins to record on an interface of the host, promiscuously.
 func (h *Host) Capture(ifname string) *Capture {
 	h.tb.Helper()
-	c := &Capture{done: make(chan struct{})}
+	c := &Capture{done: make(chan struct{}), tb: h.tb}
 	err := h.ns.Do(func(ns.NetNS) error {
 		ifi, err := net.InterfaceByName(ifname)
 		if err != nil {
@@ -160,31 +161,36 @@ func (c *Capture) grow() {
 	})
 }
 
+// read records until Stop sets a deadline, and then what the socket still holds.
 func (c *Capture) read() {
 	defer close(c.done)
-	buf := make([]byte, 1<<17)
 	raw, err := c.conn.SyscallConn()
 	if err != nil {
 		return
 	}
-	for {
-		var n int
-		var from unix.Sockaddr
-		readErr := raw.Read(func(fd uintptr) bool {
-			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
-			return !errors.Is(err, unix.EAGAIN)
-		})
-		if readErr != nil || err != nil {
-			return
-		}
-		ll, _ := from.(*unix.SockaddrLinklayer)
-		c.mu.Lock()
-		c.frames = append(c.frames, Captured{
-			Outgoing: ll != nil && ll.Pkttype == unix.PACKET_OUTGOING,
-			Data:     append([]byte(nil), buf[:n]...),
-		})
-		c.mu.Unlock()
+	buf := make([]byte, 1<<17)
+	for raw.Read(func(fd uintptr) bool { return c.receive(fd, buf) }) == nil {
 	}
+	_ = raw.Control(func(fd uintptr) {
+		for c.receive(fd, buf) {
+		}
+	})
+}
+
+// receive records one frame; false when none waits.
+func (c *Capture) receive(fd uintptr, buf []byte) bool {
+	n, from, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+	if err != nil {
+		return false
+	}
+	ll, _ := from.(*unix.SockaddrLinklayer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frames = append(c.frames, Captured{
+		Outgoing: ll != nil && ll.Pkttype == unix.PACKET_OUTGOING,
+		Data:     append([]byte(nil), buf[:n]...),
+	})
+	return true
 }
 
 // Frames is what was recorded so far.
@@ -194,15 +200,18 @@ func (c *Capture) Frames() []Captured {
 	return append([]Captured(nil), c.frames...)
 }
 
-// Stop ends the capture and returns it whole. It may be called twice.
+// Stop ends the capture and returns it whole; one that has lost frames fails the
+// test. It may be called twice.
 func (c *Capture) Stop() []Captured {
-	_ = c.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	select {
-	case <-c.done:
-	case <-time.After(2 * time.Second):
-	}
-	if err := c.conn.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return c.Frames()
-	}
+	c.tb.Helper()
+	c.stop.Do(func() {
+		_ = c.conn.SetReadDeadline(time.Now())
+		<-c.done
+		stats, err := c.conn.Stats()
+		if err == nil && stats.Drops > 0 {
+			c.tb.Errorf("the capture has lost %d frames", stats.Drops)
+		}
+		_ = c.conn.Close()
+	})
 	return c.Frames()
 }
