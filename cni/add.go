@@ -130,13 +130,6 @@ func describe(stored *state.Delegate, pod *netns.Namespace, result *current.Resu
 	}
 	a.MAC, a.MTU = link.Attrs().HardwareAddr.String(), link.Attrs().MTU
 	a.Type = link.Type()
-	var config struct {
-		Master string `json:"master"`
-		Mode   string `json:"mode"`
-	}
-	if json.Unmarshal(stored.Config, &config) == nil {
-		a.Master, a.Mode = config.Master, config.Mode
-	}
 }
 
 // finish makes the sandbox known: its record first, for that is what DEL needs,

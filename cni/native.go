@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/ipam"
 	"github.com/weir-cni/weir/ipvlan"
@@ -28,12 +29,38 @@ type device interface {
 	Create(host, pod *netns.Namespace, name string) (*current.Interface, error)
 	// Check compares the interface with the configuration.
 	Check(host, pod *netns.Namespace, name string) error
+	// MasterLink finds the interface below, also when none is named.
+	MasterLink(host, pod *netns.Namespace) (netlink.Link, error)
+}
+
+// parser reads a configuration and CNI_ARGS, and says which mode was chosen.
+type parser func(config []byte, args string) (d device, mode string, err error)
+
+// parsers are those of the types that weir makes itself.
+func parsers() map[string]parser {
+	return map[string]parser{
+		"macvlan": func(config []byte, args string) (device, string, error) {
+			c, err := macvlan.Parse(config, args)
+			if err != nil {
+				return nil, "", err
+			}
+			return c, c.Mode, nil
+		},
+		"ipvlan": func(config []byte, args string) (device, string, error) {
+			c, err := ipvlan.Parse(config, args)
+			if err != nil {
+				return nil, "", err
+			}
+			return c, c.Mode, nil
+		},
+	}
 }
 
 // native is a delegate that weir carries out in process, over netlink.
 type native struct {
 	job
 	device device
+	mode   string
 	config []byte
 	ipam   ipam.Plugin
 }
@@ -44,25 +71,21 @@ func (j job) native() func() (delegate, error) {
 	if len(j.list.Plugins) != 1 {
 		return nil
 	}
-	parsers := map[string]func(config []byte, args string) (device, error){
-		"macvlan": func(config []byte, args string) (device, error) { return macvlan.Parse(config, args) },
-		"ipvlan":  func(config []byte, args string) (device, error) { return ipvlan.Parse(config, args) },
-	}
-	parse, ok := parsers[j.list.Plugins[0].Network.Type]
+	parse, ok := parsers()[j.list.Plugins[0].Network.Type]
 	if !ok {
 		return nil
 	}
 	return func() (delegate, error) { return j.makeNative(parse) }
 }
 
-func (j job) makeNative(parse func(config []byte, args string) (device, error)) (delegate, error) {
+func (j job) makeNative(parse parser) (delegate, error) {
 	config, err := withRuntimeConfig(j.list, j.stored.RuntimeConfig)
 	if err != nil {
 		return nil, err
 	}
 	n := &native{job: j, config: config}
 	args := joinArgs(j.args())
-	if n.device, err = parse(config, args); err != nil {
+	if n.device, n.mode, err = parse(config, args); err != nil {
 		return nil, invalid("%w", err)
 	}
 	if n.ipam, err = ipam.Parse(config, j.record.Path, args); err != nil {
@@ -151,6 +174,14 @@ func (n *native) create(pod *netns.Namespace, result *current.Result) error {
 	}
 	made.Sandbox = n.record.Netns
 	result.Interfaces = []*current.Interface{made}
+	if n.stored.Attachment == nil {
+		return nil
+	}
+	master, err := n.device.MasterLink(n.plugin.Host, pod)
+	if err != nil {
+		return err
+	}
+	n.stored.Attachment.Master, n.stored.Attachment.Mode = master.Attrs().Name, n.mode
 	return nil
 }
 
