@@ -107,7 +107,7 @@ func (a *agent) openParts() error {
 	if err != nil {
 		return err
 	}
-	a.registry = newRegistry(loads, a.options.BPFDir, a.log)
+	a.registry = newRegistry(loads, a.options.BPFDir, a.locks.lock, a.log)
 	a.closers = append(a.closers, a.registry)
 	a.metrics = metrics.New(a.registry, a.options.Version)
 	a.plugin = &cni.Plugin{

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -27,6 +26,7 @@ type registry struct {
 	loader *loader.Loader
 	bpfDir string
 	log    *slog.Logger
+	lock   func(containerID string) (unlock func())
 
 	mu        sync.Mutex
 	guards    map[attachment.ID]*loader.Guard
@@ -42,8 +42,11 @@ var _ cni.Guards = (*registry)(nil)
 // no place keeps its filters until the agent starts again.
 const promotionsMax = 4096
 
-func newRegistry(l *loader.Loader, bpfDir string, log *slog.Logger) *registry {
+// newRegistry makes an empty registry. lock keeps requests of a container away
+// while its guard is promoted.
+func newRegistry(l *loader.Loader, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
 	return &registry{
+		lock:      lock,
 		loader:    l,
 		bpfDir:    bpfDir,
 		log:       log,
@@ -204,18 +207,15 @@ func (r *registry) waitForQuiet(ctx context.Context) {
 }
 
 func (r *registry) promoteOne(a attachment.Attachment) error {
+	defer r.lock(a.ContainerID)()
 	guard := r.guardOf(a.ID)
 	if guard == nil {
-		return nil
+		return nil // taken away meanwhile
 	}
 	ns, err := netns.Open(a.Netns)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	err = r.loader.Promote(ns, a.Interface, guard)
-	if r.guardOf(a.ID) == nil && errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return r.loader.Promote(ns, a.Interface, guard)
 }

@@ -145,7 +145,8 @@ func answer(result *current.Result, failure error) (*api.CNIResponse, error) {
 }
 
 func (a *agent) logRequest(req *api.CNIRequest, took time.Duration, err error) {
-	log := a.log.With("command", req.Command, "container_id", req.ContainerID, "took", took)
+	pod, _ := cni.PodOf(req.Args) // what is wrong with CNI_ARGS is in the request's own error
+	log := a.log.With("command", req.Command, "pod", pod.String(), "netif", req.IfName, "container_id", req.ContainerID, "took", took)
 	if err != nil {
 		log.Error("request failed", "err", err)
 		return

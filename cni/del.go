@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/netif"
@@ -87,12 +88,23 @@ func (p *Plugin) keepForDel(record *state.Record) error {
 }
 
 func (p *Plugin) forget(ctx context.Context, record *state.Record) error {
-	if record.Pod.Name != "" {
+	if record.Pod.Name != "" && !p.isReplaced(record) {
 		if err := p.Networks.SetNetworkStatus(ctx, record.Pod, nil); err != nil && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("withdrawing the network status: %w", err)
 		}
 	}
 	return p.Records.Delete(record.ContainerID)
+}
+
+// isReplaced tells that the pod has another sandbox already, whose network status
+// must stay.
+func (p *Plugin) isReplaced(record *state.Record) bool {
+	// A record that cannot be read is none that this one could be replaced by.
+	records, _ := p.Records.List()
+	return slices.ContainsFunc(records, func(other *state.Record) bool {
+		return other.ContainerID != record.ContainerID && other.Phase == state.Ready &&
+			other.Pod.Namespace == record.Pod.Namespace && other.Pod.Name == record.Pod.Name
+	})
 }
 
 // podIfThere opens a pod's namespace; nil when it is gone.

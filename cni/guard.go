@@ -90,6 +90,9 @@ func (j *job) withoutGuard(err error) error {
 	}
 	j.plugin.Log.Warn("the attachment is not guarded", "pod", j.record.Pod.String(),
 		"network", j.stored.Network, "netif", j.stored.Interface, "err", err)
+	if err := j.removeGuard(); err != nil {
+		return err
+	}
 	j.stored.Attachment.PinDir = ""
 	return nil
 }

@@ -31,7 +31,8 @@ type podArgs struct {
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
-func podOf(args string) (attachment.Pod, error) {
+// PodOf is the pod that a request's CNI_ARGS name; empty when they name none.
+func PodOf(args string) (attachment.Pod, error) {
 	pod := podArgs{CommonArgs: types.CommonArgs{IgnoreUnknown: true}}
 	if err := types.LoadArgs(args, &pod); err != nil {
 		return attachment.Pod{}, newError(types.ErrInvalidEnvironmentVariables, fmt.Errorf("reading CNI_ARGS %q: %w", args, err))
@@ -50,7 +51,7 @@ func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest) (*state.Record, 
 	if err != nil {
 		return nil, err
 	}
-	pod, err := podOf(req.Args)
+	pod, err := PodOf(req.Args)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/netns"
@@ -444,5 +445,23 @@ func TestNetnsReserveGivesEachGuardItsOwn(t *testing.T) {
 	again, err := Reserve(root, "first", "longer")
 	if err != nil || again != dir {
 		t.Errorf("%s, %v: want the second name anew", again, err)
+	}
+}
+
+// bpffs is mounted where it is missing, once.
+func TestNetnsEnsureFilesystemMounts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pins")
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 2 {
+		if err := EnsureFilesystem(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !isBPFFS(dir) {
+		t.Errorf("%s is not bpffs", dir)
 	}
 }
