@@ -30,6 +30,7 @@ type registry struct {
 
 	mu        sync.Mutex
 	guards    map[attachment.ID]*loader.Guard
+	loading   map[attachment.ID]chan loaded
 	published map[attachment.ID]attachment.Attachment
 	adding    atomic.Int32 // requests under way
 
@@ -51,21 +52,58 @@ func newRegistry(l *loader.Loader, bpfDir string, lock func(string) func(), log 
 		bpfDir:    bpfDir,
 		log:       log,
 		guards:    map[attachment.ID]*loader.Guard{},
+		loading:   map[attachment.ID]chan loaded{},
 		published: map[attachment.ID]attachment.Attachment{},
 		waiting:   make(chan attachment.Attachment, promotionsMax),
 	}
 }
 
-// Attach guards an interface.
+// loaded is what loading programs came to.
+type loaded struct {
+	guard *loader.Guard
+	err   error
+}
+
+// Prepare begins to load the programs of an attachment.
+func (r *registry) Prepare(id attachment.ID, spec loader.Spec) {
+	done := make(chan loaded, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loading[id] = done
+	go func() {
+		guard, err := r.loader.Load(spec)
+		done <- loaded{guard, err}
+	}()
+}
+
+// takeLoaded is the guard that Prepare loads, once; false when it was not asked.
+func (r *registry) takeLoaded(id attachment.ID) (loaded, bool) {
+	r.mu.Lock()
+	done, ok := r.loading[id]
+	delete(r.loading, id)
+	r.mu.Unlock()
+	if !ok {
+		return loaded{}, false
+	}
+	return <-done, true
+}
+
+// Attach guards an interface, with the programs that Prepare has loaded.
 func (r *registry) Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
-	guard, err := r.loader.Attach(ns, spec)
-	if err != nil {
+	l, prepared := r.takeLoaded(id)
+	if !prepared {
+		l.guard, l.err = r.loader.Load(spec)
+	}
+	if l.err != nil {
+		return nil, l.err
+	}
+	if err := r.loader.Attach(ns, l.guard, spec); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.guards[id] = guard
-	return guard, nil
+	r.guards[id] = l.guard
+	return l.guard, nil
 }
 
 // Check tells whether the guard of an attachment is in place.
@@ -85,6 +123,9 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 	delete(r.published, a.ID)
 	r.mu.Unlock()
 	err := loader.Remove(r.dirOf(a))
+	if l, unused := r.takeLoaded(a.ID); unused && l.err == nil {
+		err = errors.Join(err, l.guard.Close())
+	}
 	if guard != nil {
 		err = errors.Join(err, guard.Close())
 	}

@@ -74,6 +74,9 @@ func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *sta
 	if err := errors.Join(p.reserve(record), p.Records.Save(record)); err != nil {
 		return nil, errors.Join(err, p.undo(ctx, record, -1))
 	}
+	for _, d := range delegates {
+		d.prepare()
+	}
 	for i, d := range delegates {
 		if err := p.addOne(ctx, pod, &record.Delegates[i], d); err != nil {
 			return nil, errors.Join(aboutNetwork(&record.Delegates[i], err), p.undo(ctx, record, i))

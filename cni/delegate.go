@@ -21,6 +21,8 @@ import (
 type delegate interface {
 	// validate finds what is wrong before anything is touched.
 	validate(ctx context.Context, pod *netns.Namespace) error
+	// prepare begins what may be done while other networks are attached.
+	prepare()
 	// add makes the interface and, where the record wants one, its guard.
 	add(ctx context.Context, pod *netns.Namespace) (*current.Result, error)
 	// check compares what is there with the result of add.

@@ -44,6 +44,9 @@ func (d *executed) validate(context.Context, *netns.Namespace) error {
 	return nil
 }
 
+// prepare does nothing: what there is to check is known only from the result.
+func (d *executed) prepare() {}
+
 func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *current.Result, err error) {
 	err = d.step("execute", func() error {
 		result, err = d.execute(ctx)

@@ -53,30 +53,36 @@ func (p *Plugin) reserve(record *state.Record) error {
 	return nil
 }
 
-// attachGuard puts the programs on the interface, with no address allowed yet.
-// A network without IPAM leaves the addresses to the pod: then only what binds
-// a sender to its MAC is checked.
-func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, addressed bool) (*guarded, error) {
-	mac, err := net.ParseMAC(made.Mac)
-	if err != nil {
-		return nil, fmt.Errorf("reading the MAC of %s: %w", made.Name, err)
-	}
-	if j.stored.Attachment == nil {
-		return &guarded{}, nil
-	}
+// guardSpec is what is known of a guard before its interface is there. A network
+// without IPAM leaves the addresses to the pod: then only what binds a sender to
+// its MAC is checked.
+func (j *job) guardSpec(addressed bool) loader.Spec {
 	checks := bpf.CheckMAC | bpf.CheckVLAN
 	if addressed {
 		checks |= bpf.CheckIPv4 | bpf.CheckIPv6
 	}
-	guard, err := j.plugin.Guards.Attach(pod, j.id(), loader.Spec{
+	return loader.Spec{
 		Dir:         filepath.Join(j.plugin.BPFDir, j.stored.Attachment.PinDir),
-		Interface:   made.Name,
+		Interface:   j.stored.Interface,
 		Pod:         j.record.Pod.String(),
 		Network:     j.stored.Network,
 		ContainerID: j.record.ContainerID,
 		Checks:      checks,
-		Addresses:   loader.Addresses{MAC: mac},
-	})
+	}
+}
+
+// attachGuard puts the programs on the interface, with no address allowed yet.
+func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, addressed bool) (*guarded, error) {
+	if j.stored.Attachment == nil {
+		return &guarded{}, nil
+	}
+	mac, err := net.ParseMAC(made.Mac)
+	if err != nil {
+		return nil, fmt.Errorf("reading the MAC of %s: %w", made.Name, err)
+	}
+	spec := j.guardSpec(addressed)
+	spec.MAC = mac
+	guard, err := j.plugin.Guards.Attach(pod, j.id(), spec)
 	if err != nil {
 		return &guarded{}, j.withoutGuard(err)
 	}

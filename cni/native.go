@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -140,6 +141,13 @@ func (n *native) validate(_ context.Context, pod *netns.Namespace) error {
 	return nil
 }
 
+// prepare has the programs loaded meanwhile, which takes longer than all the rest.
+func (n *native) prepare() {
+	if n.stored.Attachment != nil {
+		n.plugin.Guards.Prepare(n.id(), n.guardSpec(n.ipam != nil))
+	}
+}
+
 // add guards the interface before it is up and before it has an address, so that
 // no packet leaves it or reaches it uncounted.
 func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result, error) {
@@ -231,6 +239,10 @@ func (n *native) check(ctx context.Context, pod *netns.Namespace, result *curren
 	)
 }
 
+// oldestVersion is what a configuration without cniVersion is taken for, as libcni
+// does.
+const oldestVersion = "0.1.0"
+
 func (n *native) checkAddresses(ctx context.Context, result *current.Result) error {
 	if n.ipam == nil {
 		return nil
@@ -239,7 +251,12 @@ func (n *native) checkAddresses(ctx context.Context, result *current.Result) err
 	if err != nil {
 		return err
 	}
-	plugin, err = libcni.InjectConf(plugin, map[string]any{"prevResult": result})
+	// A plugin gets the previous result in the version of its configuration.
+	previous, err := result.GetAsVersion(cmp.Or(n.list.CNIVersion, oldestVersion))
+	if err != nil {
+		return err
+	}
+	plugin, err = libcni.InjectConf(plugin, map[string]any{"prevResult": previous})
 	if err != nil {
 		return err
 	}

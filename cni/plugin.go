@@ -32,6 +32,9 @@ type Store interface {
 
 // Guards puts the programs on interfaces and remembers those in force.
 type Guards interface {
+	// Prepare begins to load the programs of an attachment whose interface is
+	// yet to be made, and returns at once. Attach or Remove must follow.
+	Prepare(id attachment.ID, spec loader.Spec)
 	// Attach guards an interface in a namespace.
 	Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error)
 	// Check tells whether the guard of an attachment is in place.

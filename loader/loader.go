@@ -57,21 +57,34 @@ type Addresses struct {
 	Prefixes []netip.Prefix
 }
 
-// Attach loads the programs of a new attachment, fills their maps, pins them and
-// attaches them to the interface, which lies in ns. When it returns nil they are
-// in force; when it returns an error nothing of them is left.
-func (l *Loader) Attach(ns *netns.Namespace, spec Spec) (*Guard, error) {
+// Load loads the programs of an attachment whose interface need not exist yet:
+// the addresses of the spec are not looked at. Nothing is attached or pinned.
+func (l *Loader) Load(spec Spec) (*Guard, error) {
 	g, err := l.load(spec)
 	if err != nil {
 		return nil, fmt.Errorf("loading the programs of %s: %w", spec.Interface, explain(err))
 	}
-	if err := l.install(ns, g, spec); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(spec.Dir), g.Close())
-	}
 	return g, nil
 }
 
+// Attach fills the maps of a loaded guard, pins it and attaches its programs to
+// the interface, which lies in ns. When it returns nil they are in force; when it
+// returns an error the guard is closed and nothing of it is left.
+func (l *Loader) Attach(ns *netns.Namespace, g *Guard, spec Spec) error {
+	if err := l.install(ns, g, spec); err != nil {
+		return errors.Join(err, os.RemoveAll(spec.Dir), g.Close())
+	}
+	return nil
+}
+
 func (l *Loader) install(ns *netns.Namespace, g *Guard, spec Spec) error {
+	facts, err := factsOf(spec.Addresses)
+	if err != nil {
+		return err
+	}
+	if err := g.facts.Put(uint32(0), facts); err != nil {
+		return fmt.Errorf("writing the facts of %s: %w", spec.Interface, err)
+	}
 	if err := g.pin(spec.Dir); err != nil {
 		return fmt.Errorf("pinning the programs of %s: %w", spec.Interface, err)
 	}
@@ -85,10 +98,6 @@ func (l *Loader) install(ns *netns.Namespace, g *Guard, spec Spec) error {
 }
 
 func (l *Loader) load(spec Spec) (*Guard, error) {
-	facts, err := factsOf(spec.Addresses)
-	if err != nil {
-		return nil, err
-	}
 	compiled := l.spec.Copy()
 	if err := setConstants(compiled, spec); err != nil {
 		return nil, err
@@ -101,18 +110,14 @@ func (l *Loader) load(spec Spec) (*Guard, error) {
 	if err := bindMetadata(collection); err != nil {
 		return nil, err
 	}
-	g := &Guard{
+	return &Guard{
 		ingress:  collection.DetachProgram(bpf.IngressProgram),
 		egress:   collection.DetachProgram(bpf.EgressProgram),
 		counters: collection.DetachMap(bpf.CountersMap),
 		facts:    collection.DetachMap(bpf.FactsMap),
 		control:  collection.DetachMap(bpf.ControlMap),
 		spare:    bpf.FactsSlots - 1,
-	}
-	if err := g.facts.Put(uint32(0), facts); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing the facts: %w", err), g.Close())
-	}
-	return g, nil
+	}, nil
 }
 
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {

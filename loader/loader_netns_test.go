@@ -80,8 +80,11 @@ func (b *bench) attach(t *testing.T) {
 		}},
 	}
 	var err error
-	if b.guard, err = b.loader.Attach(b.ns, b.spec); err != nil {
+	if b.guard, err = b.loader.Load(b.spec); err != nil {
 		t.Fatalf("%+v", err)
+	}
+	if err := b.loader.Attach(b.ns, b.guard, b.spec); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.guard.Close() })
 }
@@ -422,9 +425,12 @@ func TestNetnsAttachFailsWhole(t *testing.T) {
 			spec := b.spec
 			spec.Dir = pinDir(t, "other")
 			test.change(&spec)
-			guard, err := b.loader.Attach(b.ns, spec)
-			if err == nil || guard != nil {
-				t.Fatalf("guard %v, error %v", guard, err)
+			guard, err := b.loader.Load(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err = b.loader.Attach(b.ns, guard, spec); err == nil {
+				t.Fatal("no error")
 			}
 			if test.want != nil && !errors.Is(err, test.want) {
 				t.Errorf("error %v, want %v", err, test.want)
