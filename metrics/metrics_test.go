@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/loader"
+)
+
+// source is a fixed list of attachments.
+type source []inspect.Attachment
+
+func (s source) Attachments() []inspect.Attachment { return s }
+
+var born = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func verdict(reason string) bpf.Verdict {
+	for v := range bpf.Verdicts() {
+		if v.Reason() == reason {
+			return v
+		}
+	}
+	panic("no verdict " + reason)
+}
+
+func web() inspect.Attachment {
+	var counters bpf.Counters
+	counters[bpf.Ingress][bpf.Allowed] = bpf.Count{Packets: 10, Bytes: 1000}
+	counters[bpf.Egress][bpf.Allowed] = bpf.Count{Packets: 20, Bytes: 2000}
+	counters[bpf.Egress][verdict("spoofed_ipv4")] = bpf.Count{Packets: 3, Bytes: 180}
+	return inspect.Attachment{
+		Attachment: attachment.Attachment{
+			ID:        attachment.ID{ContainerID: "c0ffee", Interface: "net1"},
+			Pod:       attachment.Pod{Namespace: "shop", Name: "web"},
+			Network:   "shop/lan",
+			Type:      "macvlan",
+			Master:    "eth1",
+			Mode:      "bridge",
+			MAC:       "02:00:00:00:00:01",
+			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")},
+			Created:   born,
+		},
+		Guard: &inspect.Guard{Hook: loader.TCX, Counters: counters},
+	}
+}
+
+const exposition = `
+# HELP weir_attachment_dropped_bytes_total Bytes that the guard dropped, by the pod's direction and by reason.
+# TYPE weir_attachment_dropped_bytes_total counter
+weir_attachment_dropped_bytes_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="spoofed_ipv4"} 180
+# HELP weir_attachment_dropped_packets_total Packets that the guard dropped, by the pod's direction and by reason.
+# TYPE weir_attachment_dropped_packets_total counter
+weir_attachment_dropped_packets_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="spoofed_ipv4"} 3
+# HELP weir_attachment_info A metric with the constant value 1 for each attachment, labelled with what changes slowly.
+# TYPE weir_attachment_info gauge
+weir_attachment_info{container_id="c0ffee",hook="tcx",interface="net1",ips="192.0.2.8/24,2001:db8::8/64",mac="02:00:00:00:00:01",master="eth1",mode="bridge",namespace="shop",network_name="shop/lan",pod="web",type="macvlan"} 1
+# HELP weir_attachment_receive_bytes_total Bytes that the pod received on the interface, Ethernet headers included.
+# TYPE weir_attachment_receive_bytes_total counter
+weir_attachment_receive_bytes_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 1000
+# HELP weir_attachment_receive_packets_total Packets that the pod received on the interface, each segment of a GSO packet by itself.
+# TYPE weir_attachment_receive_packets_total counter
+weir_attachment_receive_packets_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 10
+# HELP weir_attachment_transmit_bytes_total Bytes that the pod sent on the interface, Ethernet headers included. Dropped ones are not among them.
+# TYPE weir_attachment_transmit_bytes_total counter
+weir_attachment_transmit_bytes_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 2000
+# HELP weir_attachment_transmit_packets_total Packets that the pod sent on the interface, each segment of a GSO packet by itself. Dropped ones are not among them.
+# TYPE weir_attachment_transmit_packets_total counter
+weir_attachment_transmit_packets_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 20
+# HELP weir_attachments Attachments on this node.
+# TYPE weir_attachments gauge
+weir_attachments 1
+# HELP weir_attachments_unreadable Attachments on this node whose counters could not be read.
+# TYPE weir_attachments_unreadable gauge
+weir_attachments_unreadable 0
+`
+
+func TestExposition(t *testing.T) {
+	t.Parallel()
+	if err := testutil.CollectAndCompare(NewCollector(source{web()}), strings.NewReader(exposition)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNamesAndHelpFollowTheConventions(t *testing.T) {
+	t.Parallel()
+	problems, err := testutil.CollectAndLint(NewCollector(source{web()}))
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+// Whatever the node has, a scrape succeeds: a registry refuses two series with
+// the same labels, and metrics that Describe did not name.
+func TestEveryNodeCanBeScraped(t *testing.T) {
+	t.Parallel()
+	newer, podless, unguarded, unreadable := web(), web(), web(), web()
+	newer.ContainerID, newer.Created = "beef", born.Add(time.Minute)
+	newer.Guard = &inspect.Guard{Hook: loader.Clsact}
+	podless.Pod, podless.ContainerID = attachment.Pod{}, "podless"
+	unguarded.Interface, unguarded.Guard = "net2", nil
+	unreadable.Interface = "net3"
+	unreadable.Guard = &inspect.Guard{Err: errors.New("gone")}
+	second := podless
+	second.ContainerID = "podless2"
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(source{web(), newer, podless, second, unguarded, unreadable}))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			var pod, ifname string
+			for _, l := range m.GetLabel() {
+				switch l.GetName() {
+				case "pod":
+					pod = l.GetValue()
+				case "interface":
+					ifname = l.GetValue()
+				}
+			}
+			got[strings.Join([]string{family.GetName(), pod, ifname}, " ")] = cmp.Or(m.GetCounter().GetValue(), m.GetGauge().GetValue())
+		}
+	}
+	want := map[string]float64{
+		"weir_attachment_receive_packets_total web net1":      0, // the newer sandbox's
+		"weir_attachment_receive_packets_total podless net1":  10,
+		"weir_attachment_receive_packets_total podless2 net1": 10,
+		"weir_attachment_info web net2":                       1,
+		"weir_attachments  ":                                  5,
+		"weir_attachments_unreadable  ":                       1,
+	}
+	for key, value := range want {
+		if g, there := got[key]; !there || g != value {
+			t.Errorf("%s: %v (there: %v), want %v", key, g, there, value)
+		}
+	}
+	for _, key := range []string{"weir_attachment_receive_packets_total web net2", "weir_attachment_receive_packets_total web net3"} {
+		if _, there := got[key]; there {
+			t.Errorf("%s has counters that nobody read", key)
+		}
+	}
+}
+
+func scrape(t *testing.T, accept string) string {
+	t.Helper()
+	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	req.Header.Set("Accept", accept)
+	answer := httptest.NewRecorder()
+	New(source{web()}, "v1.2.3").ServeHTTP(answer, req)
+	if answer.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", answer.Code, answer.Body)
+	}
+	return answer.Body.String()
+}
+
+func TestHandlerServesEverything(t *testing.T) {
+	t.Parallel()
+	text := scrape(t, "application/openmetrics-text; version=1.0.0")
+	for _, want := range []string{
+		`weir_build_info{goversion="go`, `version="v1.2.3"`, "go_goroutines ", "process_open_fds ", "promhttp_metric_handler_requests",
+		"weir_attachment_receive_packets_total", "# EOF",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
+// row is a row of the table of docs/metrics.md.
+var row = regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` \\| (counter|gauge)[^|]*\\|([^|]*)\\|")
+
+// TestDocumentation proves that docs/metrics.md lists the metrics that there are,
+// with their labels, and no others.
+func TestDocumentation(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, m := range row.FindAllStringSubmatch(string(data), -1) {
+		labels := strings.TrimSpace(strings.Replace(m[3], "the same", strings.Join(attachmentLabels, ", "), 1))
+		documented[m[1]] = labels
+	}
+	if len(documented) == 0 {
+		t.Fatal("no table in docs/metrics.md")
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := map[string]string{}
+	for _, family := range families {
+		var labels []string
+		for _, l := range family.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		exported[family.GetName()] = sorted(labels)
+	}
+	for name, labels := range documented {
+		documented[name] = sorted(strings.FieldsFunc(labels, func(r rune) bool { return r == ',' || r == ' ' }))
+	}
+	if diff := gocmp.Diff(exported, documented); diff != "" {
+		t.Errorf("(-exported +documented):\n%s", diff)
+	}
+}
+
+func sorted(labels []string) string {
+	slices.Sort(labels)
+	return strings.Join(labels, ",")
+}
+
+func TestEveryVerdictIsDocumented(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../docs/guard.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v := range bpf.Verdicts() {
+		if !strings.Contains(string(data), "`"+v.Reason()+"`") {
+			t.Errorf("docs/guard.md does not name %s", v.Reason())
+		}
+	}
+}
+
+func BenchmarkCollect(b *testing.B) {
+	var many source
+	for i := range 1000 {
+		a := web()
+		a.Pod.Name = "web-" + string(rune('a'+i%26)) + strings.Repeat("x", i/26)
+		many = append(many, a)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewCollector(many))
+	for b.Loop() {
+		if _, err := registry.Gather(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
