@@ -14,6 +14,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
@@ -29,6 +30,18 @@ func (p *Plugin) Add(ctx context.Context, req *api.CNIRequest) (*current.Result,
 	if err := checkRequest(req); err != nil {
 		return nil, err
 	}
+	wanted, err := PodOf(req.Args)
+	if err != nil {
+		return nil, err
+	}
+	result, err := p.attach(ctx, req, wanted)
+	if err != nil {
+		return nil, aboutPod(wanted, err)
+	}
+	return result, nil
+}
+
+func (p *Plugin) attach(ctx context.Context, req *api.CNIRequest, wanted attachment.Pod) (*current.Result, error) {
 	if err := p.clearUnfinished(ctx, req.ContainerID); err != nil {
 		return nil, err
 	}
@@ -37,15 +50,11 @@ func (p *Plugin) Add(ctx context.Context, req *api.CNIRequest) (*current.Result,
 		return nil, err
 	}
 	defer pod.Close()
-	record, err := p.plan(ctx, req)
+	record, err := p.plan(ctx, req, wanted)
 	if err != nil {
 		return nil, err
 	}
-	result, err := p.carryOut(ctx, pod, record)
-	if err != nil {
-		return nil, aboutPod(record.Pod, err)
-	}
-	return result, nil
+	return p.carryOut(ctx, pod, record)
 }
 
 // clearUnfinished undoes what an agent that died in the middle of an ADD has

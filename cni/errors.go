@@ -26,7 +26,7 @@ func (e *codedError) Error() string { return e.err.Error() }
 func (e *codedError) Unwrap() error { return e.err }
 
 // Error turns an error into what the CNI specification has a plugin print. The
-// code is the innermost one that is known: weir's own, or that of a delegate.
+// code is that of a delegate where one has failed, else the outermost of weir's own.
 func Error(err error) *types.Error {
 	var coded *codedError
 	var delegated *types.Error
@@ -42,7 +42,12 @@ func Error(err error) *types.Error {
 	}
 }
 
-// invalid marks an error of a network's configuration.
+// invalid marks an error of a network's configuration, where that has no better
+// code already.
 func invalid(format string, args ...any) error {
-	return newError(types.ErrInvalidNetworkConfig, fmt.Errorf(format, args...))
+	err := fmt.Errorf(format, args...)
+	if errors.As(err, new(*codedError)) {
+		return err
+	}
+	return newError(types.ErrInvalidNetworkConfig, err)
 }

@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/ipam"
@@ -135,6 +137,9 @@ func (n *native) request() ipam.Request {
 }
 
 func (n *native) validate(_ context.Context, pod *netns.Namespace) error {
+	if err := n.checkVersion(); err != nil {
+		return err
+	}
 	if err := n.device.Validate(n.plugin.Host, pod); err != nil {
 		return invalid("%w", err)
 	}
@@ -146,6 +151,15 @@ func (n *native) prepare() {
 	if n.stored.Attachment != nil {
 		n.plugin.Guards.Prepare(n.id(), n.guardSpec(n.ipam != nil))
 	}
+}
+
+// checkVersion refuses what the reference plugins refuse.
+func (n *native) checkVersion() error {
+	if v := cmp.Or(n.list.CNIVersion, oldestVersion); !slices.Contains(version.All.SupportedVersions(), v) {
+		return newError(types.ErrIncompatibleCNIVersion,
+			fmt.Errorf("cniVersion %q: want one of %s", v, strings.Join(version.All.SupportedVersions(), ", ")))
+	}
+	return nil
 }
 
 // add guards the interface before it is up and before it has an address, so that

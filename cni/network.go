@@ -35,7 +35,7 @@ func (p *Plugin) clusterDelegates(ctx context.Context, config *Config, pod attac
 	for _, name := range names {
 		d, err := p.namedDelegate(ctx, config, name)
 		if err != nil {
-			return nil, newError(types.ErrInvalidNetworkConfig, fmt.Errorf("network %s: %w", name, err))
+			return nil, invalid("network %s: %w", name, err)
 		}
 		delegates = append(delegates, *d)
 	}
@@ -103,7 +103,7 @@ func configOf(object *nadv1.NetworkAttachmentDefinition, confDir string) (json.R
 	}
 	var config map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(object.Spec.Config), &config); err != nil {
-		return nil, fmt.Errorf("spec.config is not a JSON object: %w", err)
+		return nil, newError(types.ErrDecodingFailure, fmt.Errorf("spec.config is not a JSON object: %w", err))
 	}
 	if name := config["name"]; len(name) > 0 && string(name) != `""` {
 		return json.RawMessage(object.Spec.Config), nil

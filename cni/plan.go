@@ -46,12 +46,8 @@ func PodOf(args string) (attachment.Pod, error) {
 
 // plan is what an ADD comes down to: a record that says everything, and nothing
 // done yet.
-func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest) (*state.Record, error) {
+func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest, pod attachment.Pod) (*state.Record, error) {
 	config, err := ParseConfig(req.Config)
-	if err != nil {
-		return nil, err
-	}
-	pod, err := PodOf(req.Args)
 	if err != nil {
 		return nil, err
 	}
@@ -65,10 +61,7 @@ func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest) (*state.Record, 
 		Args:        req.Args,
 		Created:     time.Now(),
 	}
-	if err := p.planDelegates(ctx, config, record, req.IfName); err != nil {
-		return nil, aboutPod(pod, err)
-	}
-	return record, nil
+	return record, p.planDelegates(ctx, config, record, req.IfName)
 }
 
 func aboutPod(pod attachment.Pod, err error) error {
@@ -217,16 +210,16 @@ func checkRequest(req *api.CNIRequest) error {
 // checkFree refuses a plan for a name that the pod already has.
 func checkFree(pod *netns.Namespace, d *state.Delegate) error {
 	if err := netif.ValidateName(d.Interface); err != nil {
-		return invalid("network %s: %w", d.Network, err)
+		return invalid("%w", err)
 	}
 	_, err := pod.Netlink().LinkByName(d.Interface)
 	switch {
 	case err == nil:
-		return invalid("network %s: the pod already has an interface %s", d.Network, d.Interface)
+		return invalid("the pod already has an interface %s", d.Interface)
 	case netif.IsNotFound(err):
 		return nil
 	default:
-		return fmt.Errorf("network %s: looking %s up in the pod: %w", d.Network, d.Interface, err)
+		return fmt.Errorf("looking %s up in the pod: %w", d.Interface, err)
 	}
 }
 

@@ -102,22 +102,35 @@ func (l *Loader) load(spec Spec) (*Guard, error) {
 	if err := setConstants(compiled, spec); err != nil {
 		return nil, err
 	}
-	collection, err := ebpf.NewCollection(compiled)
-	if err != nil {
+	var o objects
+	if err := compiled.LoadAndAssign(&o, nil); err != nil {
 		return nil, err
 	}
-	defer collection.Close()
-	if err := bindMetadata(collection); err != nil {
-		return nil, err
-	}
-	return &Guard{
-		ingress:  collection.DetachProgram(bpf.IngressProgram),
-		egress:   collection.DetachProgram(bpf.EgressProgram),
-		counters: collection.DetachMap(bpf.CountersMap),
-		facts:    collection.DetachMap(bpf.FactsMap),
-		control:  collection.DetachMap(bpf.ControlMap),
+	defer o.Constants.Close()
+	g := &Guard{
+		ingress:  o.Ingress,
+		egress:   o.Egress,
+		counters: o.Counters,
+		facts:    o.Facts,
+		control:  o.Control,
 		spare:    bpf.FactsSlots - 1,
-	}, nil
+	}
+	if err := bindMetadata(&o); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// objects are all that is loaded for one attachment. A collection would have the
+// constants too, each mapped into memory, where their map lives on until the
+// garbage collector comes by.
+type objects struct {
+	Ingress   *ebpf.Program `ebpf:"weir_ingress"`
+	Egress    *ebpf.Program `ebpf:"weir_egress"`
+	Counters  *ebpf.Map     `ebpf:"weir_counters"`
+	Facts     *ebpf.Map     `ebpf:"weir_facts"`
+	Control   *ebpf.Map     `ebpf:"weir_control"`
+	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
@@ -151,8 +164,8 @@ func cString(text string, size int) []byte {
 // bindMetadata makes the constants belong to the ingress program too, which
 // reads none of them: the kernel shows the metadata of a program only from maps
 // that are its own.
-func bindMetadata(c *ebpf.Collection) error {
-	err := c.Programs[bpf.IngressProgram].BindMap(c.Maps[".rodata"])
+func bindMetadata(o *objects) error {
+	err := o.Ingress.BindMap(o.Constants)
 	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("binding the metadata: %w", err)
 	}

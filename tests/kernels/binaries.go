@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,12 +35,13 @@ type testPackage struct {
 }
 
 // listPackages finds the packages that match the patterns or, without any, all
-// that have tests behind the tag.
-func listPackages(ctx context.Context, patterns []string) ([]testPackage, error) {
-	every := len(patterns) == 0
-	if every {
+// of the module; of them, those with tests behind the tag that match. A pattern
+// without dots must not name any other.
+func listPackages(ctx context.Context, patterns []string, match *regexp.Regexp) ([]testPackage, error) {
+	if len(patterns) == 0 {
 		patterns = []string{"./..."}
 	}
+	several := slices.ContainsFunc(patterns, func(p string) bool { return strings.Contains(p, "...") })
 	args := append([]string{"list", "-tags", tag, "-json=ImportPath,Dir,Module,TestGoFiles,XTestGoFiles", "--"}, patterns...)
 	out, err := output(ctx, "", "go", args...)
 	if err != nil {
@@ -50,14 +53,14 @@ func listPackages(ctx context.Context, patterns []string) ([]testPackage, error)
 	}
 	var result []testPackage
 	for _, p := range found {
-		tagged, err := p.tagged()
+		has, err := p.has(match)
 		switch {
 		case err != nil:
 			return nil, err
-		case tagged:
+		case has:
 			result = append(result, p.testPackage())
-		case !every:
-			return nil, fmt.Errorf("%s has no test behind the build tag %s", p.ImportPath, tag)
+		case !several:
+			return nil, fmt.Errorf("%s has no test behind the build tag %s that matches %s", p.ImportPath, tag, match)
 		}
 	}
 	return result, nil
@@ -85,13 +88,14 @@ func parseList(out string) ([]listed, error) {
 	}
 }
 
-func (p listed) tagged() (bool, error) {
+// has says whether a test behind the tag matches.
+func (p listed) has(match *regexp.Regexp) (bool, error) {
 	for _, name := range append(p.TestGoFiles, p.XTestGoFiles...) {
 		source, err := os.ReadFile(filepath.Join(p.Dir, name))
 		if err != nil {
 			return false, fmt.Errorf("looking for build tags: %w", err)
 		}
-		if needsTag(string(source)) {
+		if needsTag(string(source)) && slices.ContainsFunc(testNames(source), match.MatchString) {
 			return true, nil
 		}
 	}
@@ -113,6 +117,18 @@ func needsTag(source string) bool {
 		return err == nil && !expr.Eval(func(t string) bool { return t != tag })
 	}
 	return false
+}
+
+// testNames is the functions that look like tests.
+func testNames(source []byte) []string {
+	var names []string
+	for line := range strings.Lines(string(source)) {
+		if rest, ok := strings.CutPrefix(line, "func Test"); ok {
+			name, _, _ := strings.Cut(rest, "(")
+			names = append(names, "Test"+name)
+		}
+	}
+	return names
 }
 
 func (p listed) testPackage() testPackage {

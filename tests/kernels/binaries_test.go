@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,7 +40,7 @@ func TestNeedsTag(t *testing.T) {
 func TestParseList(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, "a_netns_test.go"), []byte("//go:build netns\npackage a\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, "a_netns_test.go"), []byte("//go:build netns\npackage a\nfunc TestNetnsA(t *testing.T) {}\nfunc BenchmarkB(b *testing.B) {}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	found, err := parseList(`{"ImportPath":"m/a","Dir":"/m/a","Module":{"Dir":"/m"},"XTestGoFiles":["a_netns_test.go"]} {"ImportPath":"m/b"}`)
@@ -51,9 +52,13 @@ func TestParseList(t *testing.T) {
 		t.Error(diff)
 	}
 	found[0].Dir = folder
-	for i, want := range []bool{true, false} {
-		if got, err := found[i].tagged(); err != nil || got != want {
-			t.Errorf("%s: %v, %v, want %v", found[i].ImportPath, got, err, want)
+	for _, tt := range []struct {
+		p    listed
+		run  string
+		want bool
+	}{{found[0], "^TestNetns", true}, {found[0], "^TestKernels", false}, {found[0], "Benchmark", false}, {found[1], "", false}} {
+		if got, err := tt.p.has(regexp.MustCompile(tt.run)); err != nil || got != tt.want {
+			t.Errorf("%s, %s: %v, %v, want %v", tt.p.ImportPath, tt.run, got, err, tt.want)
 		}
 	}
 	if _, err := parseList(`{"ImportPath":`); err == nil {
@@ -63,10 +68,10 @@ func TestParseList(t *testing.T) {
 
 func TestListPackagesWithoutTests(t *testing.T) {
 	t.Parallel()
-	if found, err := listPackages(t.Context(), []string{"."}); err == nil {
+	if found, err := listPackages(t.Context(), []string{"."}, regexp.MustCompile("")); err == nil {
 		t.Errorf("%v, want an error", found)
 	}
-	found, err := listPackages(t.Context(), []string{"./selftest"})
+	found, err := listPackages(t.Context(), []string{"./selftest"}, regexp.MustCompile("^TestKernels"))
 	if err != nil || len(found) != 1 || found[0].inside != "tests/kernels/selftest" {
 		t.Errorf("%v, %v, want selftest", found, err)
 	}

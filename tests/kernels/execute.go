@@ -32,7 +32,7 @@ func execute(ctx context.Context, o options, out *printer) error {
 	if err != nil {
 		return fmt.Errorf("making a folder for the binaries: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return fmt.Errorf("making the folder for logs: %w", err)
 	}
@@ -66,7 +66,7 @@ func (s *session) prepare(ctx context.Context) error {
 		})
 	}
 	g.Go(func() (err error) {
-		if s.packages, err = listPackages(ctx, s.options.packages); err != nil {
+		if s.packages, err = listPackages(ctx, s.options.packages, s.match); err != nil {
 			return err
 		}
 		s.out.say("build", fmt.Sprintf("compiling the tests of %d packages", len(s.packages)))
@@ -97,7 +97,7 @@ func (s *session) judge(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	case len(s.packages) == 0:
-		return errors.New("no package has tests to run")
+		return fmt.Errorf("no package has a test that matches %s", s.match)
 	case failed > 0:
 		return fmt.Errorf("%d of the above failed; the logs are in %s", failed, logs)
 	}
@@ -149,7 +149,7 @@ func (s *session) machine(ctx context.Context, k kernel, token string) (machine,
 		image: k.image, initramfs: filepath.Join(s.work, k.version+".cpio"),
 		console: log + "-console.log", tests: log + "-tests.log", timeout: s.timeout,
 	}
-	told := settings{kernel: k.version, token: token, run: s.options.run, timeout: s.timeout / 2, shell: s.options.shell}
+	told := settings{kernel: k.version, token: token, run: s.run, timeout: s.timeout / 2, shell: s.shell}
 	return m, pack(ctx, k, told, s.runnable(), s.with, filepath.Join(s.work, k.version), m.initramfs)
 }
 

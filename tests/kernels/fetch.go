@@ -108,7 +108,7 @@ func download(ctx context.Context, r release, folder string) error {
 	if err != nil {
 		return fmt.Errorf("making a folder for the download: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	a, err := newApt(ctx, filepath.Join(work, "apt"), r.suites)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ set -eu
 /bin/busybox mount -t proc proc /proc
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root
+# shellcheck source=/dev/null # made for each boot
 . /weir/settings
 
 # As systemd leaves it.
@@ -56,7 +57,7 @@ while read -r binary folder; do
 	say exit "$number" "$status"
 	number=$((number + 1))
 done </weir/tests
-say done
+say "done"
 # The last close of a terminal waits until all of it was sent.
 exec >/dev/console 2>&1
 reboot -f

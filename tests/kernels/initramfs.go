@@ -63,7 +63,7 @@ func busybox() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	dynamic := func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }
 	if slices.ContainsFunc(f.Progs, dynamic) {
 		return "", fmt.Errorf("%s is not static: install the Debian package busybox-static", path)

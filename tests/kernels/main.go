@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -32,7 +33,7 @@ import (
 const usage = `usage: go run ./tests/kernels [flags] [packages]
 
 Runs the tests behind the build tag netns on other kernels, in QEMU. Without
-packages, those of every package of this module that has such tests.
+packages, those of every package of this module that has any that match.
 
 Each kernel is downloaded once. To take the newest again, remove its folder from
 the cache. What the VMs wrote is kept in build/kernels.
@@ -69,6 +70,7 @@ type options struct {
 	packages []string
 	with     []extra
 	run      string
+	match    *regexp.Regexp // what run says of tests, not of their subtests
 	cache    string
 	timeout  time.Duration
 	verbose  bool
@@ -109,7 +111,12 @@ func (o *options) complete(kernels string) error {
 		}
 		o.releases = append(o.releases, r)
 	}
+	top, _, _ := strings.Cut(o.run, "/")
+	var err error
+	o.match, err = regexp.Compile(top)
 	switch {
+	case err != nil:
+		return fmt.Errorf("-run: %w", err)
 	case o.timeout < time.Second:
 		return fmt.Errorf("-timeout %v is less than a second", o.timeout)
 	case o.shell && len(o.releases) > 1:

@@ -41,6 +41,7 @@ func TestOptionsRefused(t *testing.T) {
 		{"extra in a relative place", []string{"-with", "main.go=bin/x"}, "not path=/destination"},
 		{"extra over everything", []string{"-with", "main.go=//"}, "not path=/destination"},
 		{"extra that is not there", []string{"-with", "missing=/x"}, "no such file"},
+		{"tests that are no pattern", []string{"-run", "Test("}, "-run: error parsing"},
 		{"unknown flag", []string{"-fast"}, "not defined"},
 	}
 	for _, tt := range tests {

@@ -202,7 +202,7 @@ func summarize(to io.Writer, results []result) int {
 	for _, r := range results {
 		failed += r.failed()
 		for _, o := range r.outcomes {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%.1fs\t%d tests passed\t%s\n",
+			fmt.Fprintf(w, "%s\t%s\t%s\t%.1fs\t%d passed\t%s\n",
 				r.kernel, verdict(o.fault() == ""), o.path, o.elapsed.Seconds(), o.passed, o.fault())
 		}
 		fmt.Fprintf(w, "%s\t%s\tLinux %s\t%.1fs\t\t%s\n", r.kernel, verdict(r.failed() == 0), r.uname, r.elapsed.Seconds(), errorText(r.err))

@@ -108,10 +108,10 @@ func TestSummary(t *testing.T) {
 		{kernel: "6.1", uname: "6.1.0-1", elapsed: 4 * time.Second, outcomes: []*outcome{well}},
 		{kernel: "6.12", outcomes: []*outcome{broken}, err: errors.New("panic")},
 	})
-	want := `6.1   ok    m/a            1.5s  3 tests passed
+	want := `6.1   ok    m/a            1.5s  3 passed
 6.1   ok    Linux 6.1.0-1  4.0s
-6.12  FAIL  m/long         0.0s  0 tests passed  did not compile
-6.12  FAIL  Linux          0.0s                  panic
+6.12  FAIL  m/long         0.0s  0 passed  did not compile
+6.12  FAIL  Linux          0.0s            panic
 `
 	var lines []string
 	for line := range strings.Lines(out.String()) {
