@@ -112,7 +112,7 @@ func (s *slaves) routeByNode(t *testing.T, pod int) {
 // somebody sends to it, and their answers.
 func (s *slaves) sees(t *testing.T, from *lan.Host) (seen [2]bool) {
 	t.Helper()
-	const pings = 5
+	const pings = 3
 	before, err := s.guard.Counters()
 	if err != nil {
 		t.Fatal(err)
