@@ -37,6 +37,7 @@ func (p *Plugin) Del(ctx context.Context, req *api.CNIRequest) error {
 // tearDown undoes the delegates from the one at index last down, gives back what
 // was reserved for all of them, and removes the record when nothing is left.
 func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) error {
+	p.markDeleting(record)
 	pod, err := podIfThere(record.Netns)
 	if err != nil {
 		return err
@@ -80,6 +81,18 @@ func (p *Plugin) delBare(pod *netns.Namespace, stored *state.Delegate) error {
 		errs = append(errs, p.Guards.Remove(a))
 	}
 	return errors.Join(errs...)
+}
+
+// markDeleting has the next agent go on, should this one be killed before it has
+// ended. A disk on which nothing can be written must not keep a DEL from freeing
+// what it can.
+func (p *Plugin) markDeleting(record *state.Record) {
+	if record.Phase != state.Ready {
+		return
+	}
+	if err := p.keepForDel(record); err != nil {
+		p.Log.Warn("the record still says that the sandbox is whole", "container_id", record.ContainerID, "err", err)
+	}
 }
 
 func (p *Plugin) keepForDel(record *state.Record) error {

@@ -70,8 +70,12 @@ func (p *Plugin) delegateOf(record *state.Record, i int) (delegate, error) {
 	return &executed{job: j}, nil
 }
 
-// aboutNetwork says which network, on which interface, an error is about.
+// aboutNetwork says which network an error is about and, where a pod has it, on
+// which interface.
 func aboutNetwork(d *state.Delegate, err error) error {
+	if d.Interface == "" {
+		return fmt.Errorf("network %s: %w", d.Network, err)
+	}
 	return fmt.Errorf("network %s (%s): %w", d.Network, d.Interface, err)
 }
 

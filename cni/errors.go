@@ -32,7 +32,8 @@ func Error(err error) *types.Error {
 	var delegated *types.Error
 	switch {
 	case errors.As(err, &delegated):
-		return types.NewError(delegated.Code, err.Error(), delegated.Details)
+		// Its details are in its text.
+		return types.NewError(delegated.Code, err.Error(), "")
 	case errors.As(err, &coded):
 		return types.NewError(coded.code, err.Error(), "")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
