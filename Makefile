@@ -11,6 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 CLANG_VERSION := 19
+PLUGINS       := github.com/containernetworking/plugins/plugins
 GOLANGCI      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
@@ -39,7 +40,9 @@ test-netns: build ## Tests in network namespaces of this kernel (root)
 
 .PHONY: test-kernels
 test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
-	go run ./tests/kernels
+	$(GOBUILD) -o $(BUILD)/plugins/ $(PLUGINS)/main/bridge $(PLUGINS)/ipam/host-local
+	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
+		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 
 .PHONY: test-demo
 test-demo: build ## The demo, judged

@@ -194,9 +194,14 @@ func (s side) link(index int, dir string) error {
 // ErrDetached is the error of a guard whose program is not on its interface.
 var ErrDetached = errors.New("the guard is not attached")
 
-// Check tells whether both programs are on the interface. The error is
-// ErrDetached when one is not.
+// Check tells whether both programs are on the interface, and all that another
+// agent would need is pinned. The error is ErrDetached when something is missing.
 func (g *Guard) Check(ns *netns.Namespace, ifname string) error {
+	for _, pin := range []string{pinCounters, pinFacts, pinControl, pinIngress, pinEgress} {
+		if _, err := os.Lstat(filepath.Join(g.dir, pin)); err != nil {
+			return fmt.Errorf("%w: its pin is missing: %w", ErrDetached, err)
+		}
+	}
 	l, err := ns.Netlink().LinkByName(ifname)
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", ifname, err)
