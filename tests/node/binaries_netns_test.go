@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build netns
+
+package node
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// binaries are the paths of what is tested.
+type binaries struct{ weir, agent, ctl string }
+
+func binariesIn(dir string) *binaries {
+	return &binaries{
+		weir:  filepath.Join(dir, "weir"),
+		agent: filepath.Join(dir, "weir-agent"),
+		ctl:   filepath.Join(dir, "weirctl"),
+	}
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir := builtInto(); dir != "" {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+var (
+	buildOnce = sync.OnceValues(build)
+	builtDir  struct {
+		sync.Mutex
+		path string
+	}
+)
+
+func builtInto() string {
+	builtDir.Lock()
+	defer builtDir.Unlock()
+	return builtDir.path
+}
+
+// built returns the binaries, which the first caller builds.
+func built(tb testing.TB) *binaries {
+	tb.Helper()
+	b, err := buildOnce()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func build() (*binaries, error) {
+	if dir := os.Getenv("WEIR_BIN_DIR"); dir != "" {
+		return binariesIn(dir), nil
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		dir, err := filepath.Abs("../../build")
+		return binariesIn(dir), err
+	}
+	dir, err := os.MkdirTemp("", "weir-node-bin-")
+	if err != nil {
+		return nil, err
+	}
+	builtDir.Lock()
+	builtDir.path = dir
+	builtDir.Unlock()
+	return binariesIn(dir), buildInto(dir)
+}
+
+// buildInto builds the small ones as they are released: they are started often.
+func buildInto(dir string) error {
+	const commands = "github.com/weir-cni/weir/cmd/"
+	if err := goBuild(dir, "CGO_ENABLED=0", commands+"weir", commands+"weirctl"); err != nil {
+		return err
+	}
+	if raced {
+		return goBuild(dir, "CGO_ENABLED=1", "-race", commands+"weir-agent")
+	}
+	return goBuild(dir, "CGO_ENABLED=0", commands+"weir-agent")
+}
+
+func goBuild(dir, env string, args ...string) error {
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, args...)...)
+	cmd.Env = append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
