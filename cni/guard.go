@@ -103,36 +103,44 @@ func (j *job) withoutGuard(err error) error {
 	return nil
 }
 
-// allow lets the attachment send from the given sources, each a whole address,
-// and from the link-local address that its MAC makes.
+// linkLocals are all link-local addresses of IPv6 (RFC 4291, 2.5.6).
+var linkLocals = netip.MustParsePrefix("fe80::/10")
+
+// allow lets the attachment send from the given sources, each a whole address.
+// Until allowOwn it may use any link-local address: which one the kernel makes is
+// known only when the interface is up, and where there is no duplicate address
+// detection (ipvlan l3) the kernel sends from it at once.
 func (g *guarded) allow(sources []netip.Prefix) error {
 	if g.guard == nil {
 		return nil
 	}
-	linkLocal := loader.LinkLocal(g.mac)
-	g.sources = slices.Concat(sources, []netip.Prefix{netip.PrefixFrom(linkLocal, linkLocal.BitLen())})
-	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: g.sources})
+	g.sources = sources
+	return g.set(linkLocals)
 }
 
-// allowOwn adds the link-local address that the kernel made, where it made
-// another one than its MAC says: ipvlan's slaves share a MAC, and a node may
-// want stable or random identifiers.
+// allowOwn leaves of the link-local addresses that which the MAC makes, and those
+// that the interface has: ipvlan's slaves share a MAC, and a node may want stable
+// or random identifiers.
 func (g *guarded) allowOwn(pod *netns.Namespace, result *current.Result) error {
 	if g.guard == nil {
 		return nil
 	}
-	own, err := netif.Addresses(pod, result.Interfaces[0].Name)
+	has, err := netif.Addresses(pod, result.Interfaces[0].Name)
 	if err != nil {
 		return fmt.Errorf("reading the addresses of %s: %w", result.Interfaces[0].Name, err)
 	}
-	missing := slices.DeleteFunc(whole(own), func(p netip.Prefix) bool {
-		return !p.Addr().IsLinkLocalUnicast() || slices.Contains(g.sources, p)
-	})
-	if len(missing) == 0 {
-		return nil
+	made := loader.LinkLocal(g.mac)
+	own := []netip.Prefix{netip.PrefixFrom(made, made.BitLen())}
+	for _, p := range whole(has) {
+		if p.Addr().IsLinkLocalUnicast() && !slices.Contains(own, p) && !slices.Contains(g.sources, p) {
+			own = append(own, p)
+		}
 	}
-	g.sources = append(g.sources, missing...)
-	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: g.sources})
+	return g.set(own...)
+}
+
+func (g *guarded) set(linkLocal ...netip.Prefix) error {
+	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: slices.Concat(g.sources, linkLocal)})
 }
 
 // sourcesOf is what a result allows as sources: its addresses, each by itself.
