@@ -188,7 +188,7 @@ func (h *Host) Ping(ctx context.Context, addr string, count int) (answered int) 
 	h.tb.Helper()
 	var out []byte
 	_ = h.ns.Do(func(ns.NetNS) error {
-		cmd := exec.CommandContext(ctx, "ping", "-c", fmt.Sprint(count), "-W", "1", addr)
+		cmd := exec.CommandContext(ctx, "ping", "-c", fmt.Sprint(count), "-W", "5", addr)
 		out, _ = cmd.CombinedOutput()
 		return nil
 	})

@@ -210,6 +210,7 @@ func TestNetnsBadInput(t *testing.T) {
 
 func (test *badInput) run(t *testing.T, n *Node, idle snapshot, amend func(*Pod)) {
 	t.Helper()
+	n.within(t)
 	network := n.unique("lan")
 	for name, config := range test.defined {
 		n.Network(strings.ReplaceAll(name, theNetwork, network), config)

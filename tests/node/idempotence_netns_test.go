@@ -57,7 +57,10 @@ func TestNetnsDel(t *testing.T) {
 			_ = p.Netlink().LinkDel(p.Link("net1"))
 			_ = p.Netlink().LinkDel(p.Link("eth0"))
 		}},
-		{name: "the pins are gone", lose: func(n *Node, _ *Pod) { removeAll(n.tb, n.bpfDir) }},
+		{name: "the pins are gone", lose: func(n *Node, p *Pod) {
+			n.awaitHook(p) // which makes pins too
+			removeAll(n.tb, n.bpfDir)
+		}},
 		{name: "the leases are gone", lose: func(n *Node, _ *Pod) { removeAll(n.tb, n.path("leases")) }},
 		{name: "the network status is gone", lose: func(n *Node, _ *Pod) { removeAll(n.tb, n.path("state/network-status")) }},
 		{name: "the agent was killed", lose: func(n *Node, _ *Pod) { n.Restart() }},
@@ -67,6 +70,7 @@ func TestNetnsDel(t *testing.T) {
 	idle := n.idle()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			n.within(t)
 			network := n.unique("lan")
 			n.Network(network, macvlan(object{"ipam": n.hostLocal("10.99.0.0/16")}))
 			pod := n.Pod(n.unique("web"), network)
@@ -172,6 +176,7 @@ func TestNetnsCheck(t *testing.T) {
 	n.mustAdd(pod)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			n.within(t)
 			n.mustCheck(pod)
 			if err := test.tamper(pod); err != nil {
 				t.Fatal(err)

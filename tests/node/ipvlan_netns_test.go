@@ -127,6 +127,7 @@ func TestKernelsMasterOfTheOtherKind(t *testing.T) {
 	idle := n.idle()
 	for _, test := range []struct{ first, second string }{{"mac", "ipv"}, {"ipv", "mac"}} {
 		t.Run(test.second+" after "+test.first, func(t *testing.T) {
+			n.within(t)
 			for _, networks := range []string{test.first + "," + test.second, test.second} {
 				holder := n.Pod(n.unique("holder"), test.first)
 				pod := n.Pod(n.unique("web"), networks)

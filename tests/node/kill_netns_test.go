@@ -59,7 +59,7 @@ func TestNetnsKill(t *testing.T) {
 	defer stop()
 	flooded := n.flood(ctx, n.outside, podAddress, floodEvery)
 	counted := n.Attachment(stays, "net1")
-	for round := range killRounds {
+	for round := range fewer(killRounds) {
 		n.killDuring(t, comes, time.Duration(random.Int64N(int64(killWithin))))
 		counted = n.checkForward(t, round, stays, counted)
 		n.Start()

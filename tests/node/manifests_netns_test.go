@@ -14,7 +14,7 @@ import (
 // A network and a pod that are written an instant before the ADD are known to it.
 func TestNetnsManifestsAreRead(t *testing.T) {
 	n := newNode(t)
-	for i := range 20 {
+	for i := range fewer(20) {
 		network := fmt.Sprintf("lan-%d", i)
 		n.Network(network, macvlan(object{"ipam": object{"type": "static",
 			"addresses": []object{{"address": fmt.Sprintf("192.168.122.%d/24", 100+i)}}}}))

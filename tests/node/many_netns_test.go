@@ -49,7 +49,7 @@ func TestNetnsManyAtOnce(t *testing.T) {
 	}
 	n.all(t, "ADD", pods)
 	all, err := n.Attachments()
-	if err != nil || len(all) != manyPods {
+	if err != nil || len(all) != len(pods) {
 		t.Errorf("weirctl lists %d attachments, error %v", len(all), err)
 	}
 	seen := map[string]bool{}
@@ -69,8 +69,8 @@ func TestNetnsManyAtOnce(t *testing.T) {
 // manyPods are pods of one manifest.
 func (n *Node) manyPods() []*Pod {
 	n.tb.Helper()
-	items := make([]any, manyPods)
-	pods := make([]*Pod, manyPods)
+	items := make([]any, fewer(manyPods))
+	pods := make([]*Pod, len(items))
 	for i := range items {
 		name := n.unique("many")
 		items[i] = n.podObject(name, "lan")

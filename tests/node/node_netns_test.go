@@ -80,6 +80,13 @@ func newIdleNode(tb testing.TB) *Node {
 	return n
 }
 
+// within has a subtest judged by what the node finds, until that subtest ends.
+func (n *Node) within(tb testing.TB) {
+	whole := n.tb
+	n.tb = tb
+	tb.Cleanup(func() { n.tb = whole })
+}
+
 func (n *Node) prepare() {
 	n.tb.Helper()
 	if err := loader.EnsureFilesystem(n.bpfDir); err != nil {

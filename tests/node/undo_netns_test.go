@@ -77,6 +77,7 @@ func TestNetnsSecondNetworkFails(t *testing.T) {
 	idle := n.idle()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			n.within(t)
 			pod := n.Pod(n.unique("web"), test.networks)
 			defer pod.Remove()
 			before := n.with(idle, pod)

@@ -208,6 +208,7 @@ func TestNetnsResultVersions(t *testing.T) {
 	pod := n.Pod("web", selection)
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
+			n.within(t)
 			add := n.of("ADD", pod)
 			add.config["cniVersion"] = version
 			out, failure := n.Call(add)
