@@ -52,25 +52,31 @@ const (
 
 // PinName is the name of the directory of the attachment's pins: the first 12
 // characters of the container ID, a hyphen, the interface. bpffs allows no dot in
-// a name: it is written %2E.
+// a name: it is written %2E. Two attachments may share it.
 func (id ID) PinName() string {
-	return escape(id.ContainerID[:min(shortID, len(id.ContainerID))] + "-" + id.Interface)
+	return escape(id.ContainerID[:min(shortID, len(id.ContainerID))]) + "-" + escape(id.Interface)
 }
 
-// LongPinName is the name for a container that shares its first 12 characters
-// with another: with the whole container ID, or, when that is too long for a file
-// name, a hash of it.
+// LongPinName is the name for an attachment whose PinName another has: with the
+// whole container ID, or, when that is too long for a file name, a hash of it. A
+// hyphen within either part is written %2D, so that no two attachments share it,
+// nor is it the PinName of another.
 func (id ID) LongPinName() string {
-	name := escape(id.ContainerID + "-" + id.Interface)
-	if len(name) <= pinNameMax {
+	ifname := "-" + escapeHyphens(id.Interface)
+	if name := escapeHyphens(id.ContainerID) + ifname; len(name) <= pinNameMax {
 		return name
 	}
 	hash := sha256.Sum256([]byte(id.ContainerID))
-	return escape(hex.EncodeToString(hash[:hashedBytes]) + "-" + id.Interface)
+	// No container ID has an equals sign, so none is taken for a hash.
+	return "sha256=" + hex.EncodeToString(hash[:hashedBytes]) + ifname
 }
 
 func escape(name string) string {
 	return strings.NewReplacer("%", "%25", ".", "%2E").Replace(name)
+}
+
+func escapeHyphens(name string) string {
+	return strings.ReplaceAll(escape(name), "-", "%2D")
 }
 
 // Pod is the pod of a container; its fields are empty for a container of none.

@@ -12,6 +12,7 @@ package shim
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,8 @@ const (
 	requestTimeout = 5 * time.Minute
 	// answerMax bounds the agent's answer, in bytes.
 	answerMax = 16 << 20
+	// reasonMax bounds what an error repeats of an answer, in characters.
+	reasonMax = 1000
 )
 
 // Functions are the plugin's commands.
@@ -91,10 +94,11 @@ type config struct {
 }
 
 func read(data []byte) (*config, error) {
-	c := &config{Socket: DefaultSocket}
+	c := &config{}
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "reading weir's configuration", err.Error())
 	}
+	c.Socket = cmp.Or(c.Socket, DefaultSocket)
 	return c, nil
 }
 
@@ -118,9 +122,26 @@ func call(command string, args *skel.CmdArgs) (*api.CNIResponse, error) {
 	}
 	answer, err := post(c.Socket, body)
 	if err != nil {
-		return nil, unreachable(c.Socket, err)
+		return nil, explain(c.Socket, err)
 	}
 	return open(c.Socket, answer)
+}
+
+// explain makes a CNI error of one of post. Only what may be otherwise in a while
+// asks the runtime to try again.
+func explain(socket string, err error) error {
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		return types.NewError(refused.cniCode(), fmt.Sprintf("weir's agent on %s refuses the request", socket), err.Error())
+	}
+	if _, ok := errors.AsType[textproto.ProtocolError](err); ok || errors.Is(err, errNotHTTP) || errors.Is(err, errTooLong) {
+		return foreign(socket, err)
+	}
+	return unreachable(socket, err)
+}
+
+func foreign(socket string, err error) error {
+	return types.NewError(types.ErrDecodingFailure,
+		fmt.Sprintf("the answer on %s is not that of weir's agent", socket), err.Error())
 }
 
 func unreachable(socket string, err error) error {
@@ -137,8 +158,7 @@ func open(socket string, answer []byte) (*api.CNIResponse, error) {
 		return nil, unreachable(socket, errors.New("it went away in the middle of its answer"))
 	}
 	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure,
-			fmt.Sprintf("the answer on %s is not that of weir's agent", socket), err.Error())
+		return nil, foreign(socket, err)
 	}
 	if response.Error != nil {
 		return nil, response.Error
@@ -158,10 +178,13 @@ func post(socket string, body []byte) ([]byte, error) {
 	}
 	header := fmt.Sprintf("POST %s HTTP/1.0\r\nHost: weir\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
 		api.CNIPath, len(body))
-	if _, err := io.Copy(conn, io.MultiReader(strings.NewReader(header), bytes.NewReader(body))); err != nil {
-		return nil, err
+	_, sendErr := io.Copy(conn, io.MultiReader(strings.NewReader(header), bytes.NewReader(body)))
+	// An agent that refuses a request need not read it to its end first.
+	answer, err := receive(conn)
+	if err != nil && sendErr != nil && !isRefusal(err) {
+		return nil, fmt.Errorf("sending the request: %w", sendErr)
 	}
-	return receive(conn)
+	return answer, err
 }
 
 func dial(socket string) (net.Conn, error) {
@@ -173,37 +196,68 @@ func dial(socket string) (net.Conn, error) {
 	}
 }
 
+// mayComeBack tells the errors of a socket whose agent starts, or has more
+// callers waiting than its queue holds (EAGAIN).
 func mayComeBack(err error) bool {
-	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EAGAIN)
 }
 
-// errTooLong is the error of an answer beyond answerMax.
-var errTooLong = errors.New("the answer is too long")
+var (
+	// errTooLong is the error of an answer beyond answerMax.
+	errTooLong = errors.New("the answer is too long")
+	// errNotHTTP is the error of an answer in another protocol.
+	errNotHTTP = errors.New("it is not HTTP")
+)
+
+// refusal is the error of an answer with a status other than 200.
+type refusal struct{ code, reason, body string }
+
+func (r *refusal) Error() string { return strings.TrimSpace(r.code + " " + r.reason + ": " + r.body) }
+
+func (r *refusal) cniCode() uint {
+	if r.code == "503" {
+		return types.ErrTryAgainLater
+	}
+	return types.ErrInternal
+}
+
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*refusal](err)
+	return ok
+}
 
 func receive(conn io.Reader) ([]byte, error) {
 	limited := &io.LimitedReader{R: conn, N: answerMax}
-	reader := textproto.NewReader(bufio.NewReader(limited))
-	status, err := reader.ReadLine()
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
+	status, body, err := split(bufio.NewReader(limited))
+	if limited.N <= 0 {
+		return nil, errTooLong
 	}
-	if _, err := reader.ReadMIMEHeader(); err != nil {
-		return nil, fmt.Errorf("reading the answer's header: %w", err)
-	}
-	body, err := io.ReadAll(reader.R)
+	version, status, _ := strings.Cut(status, " ")
+	code, reason, _ := strings.Cut(status, " ")
 	switch {
+	case version == "" && err != nil:
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	case !strings.HasPrefix(version, "HTTP/1."):
+		return nil, fmt.Errorf("%w, but begins with %.80q", errNotHTTP, version+" "+status)
+	case code != "200":
+		// The connection ends with an error where the request was not read whole.
+		return nil, &refusal{code, reason, fmt.Sprintf("%.*s", reasonMax, bytes.TrimSpace(body))}
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer: %w", err)
-	case limited.N <= 0:
-		return nil, errTooLong
-	case !isOK(status):
-		return nil, fmt.Errorf("the agent answers %q: %s", status, bytes.TrimSpace(body))
 	}
 	return body, nil
 }
 
-func isOK(status string) bool {
-	version, rest, _ := strings.Cut(status, " ")
-	code, _, _ := strings.Cut(rest, " ")
-	return strings.HasPrefix(version, "HTTP/1.") && code == "200"
+// split reads the parts of an answer that matter: its first line and its body.
+// Where the header cannot be read to its end there is the error alone.
+func split(r *bufio.Reader) (status string, body []byte, err error) {
+	reader := textproto.NewReader(r)
+	if status, err = reader.ReadLine(); err != nil {
+		return "", nil, err
+	}
+	if _, err = reader.ReadMIMEHeader(); err != nil {
+		return "", nil, err
+	}
+	body, err = io.ReadAll(r)
+	return status, body, err
 }

@@ -36,8 +36,13 @@ const (
 	Deleting Phase = "deleting"
 )
 
+// Version is that of the records that this weir writes, and the only one it reads.
+const Version = 1
+
 // Record is what weir made, or is about to make, for one container.
 type Record struct {
+	// Version is set by Save.
+	Version     int            `json:"version"`
 	ContainerID string         `json:"containerID"`
 	Netns       string         `json:"netns"`
 	Pod         attachment.Pod `json:"pod"`
@@ -75,6 +80,10 @@ type Delegate struct {
 
 // ErrCorrupt is the error of a record that is not as it was written.
 var ErrCorrupt = errors.New("the record is damaged")
+
+// ErrVersion is the error of a whole record of another version of weir, which
+// this one would misread.
+var ErrVersion = errors.New("the record is of another version")
 
 // Dir is a directory of records. Its methods may be called at the same time for
 // different containers.
@@ -118,12 +127,14 @@ func (d *Dir) file(containerID string) (string, error) {
 	return filepath.Join(d.path, name), nil
 }
 
-// Save writes a record. When it returns nil the record survives a loss of power.
+// Save writes a record, and sets its Version. When it returns nil the record
+// survives a loss of power.
 func (d *Dir) Save(r *Record) error {
 	path, err := d.file(r.ContainerID)
 	if err != nil {
 		return err
 	}
+	r.Version = Version
 	data, err := encode(r)
 	if err != nil {
 		return fmt.Errorf("writing the record of %s: %w", r.ContainerID, err)
@@ -172,7 +183,8 @@ func (d *Dir) sync() error {
 }
 
 // Load reads the record of a container. The error is fs.ErrNotExist when there is
-// none, ErrCorrupt when it is damaged.
+// none, ErrCorrupt when it is damaged or that of another container, ErrVersion
+// when another version of weir wrote it.
 func (d *Dir) Load(containerID string) (*Record, error) {
 	path, err := d.file(containerID)
 	if err != nil {
@@ -186,25 +198,40 @@ func load(path string) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading a record: %w", err)
 	}
-	r, err := decode(data)
+	r, err := decode(strings.TrimSuffix(filepath.Base(path), suffix), data)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return r, nil
 }
 
-func decode(data []byte) (*Record, error) {
+func decode(containerID string, data []byte) (*Record, error) {
 	if len(data) <= sumLength || data[sumLength] != '\n' || string(data[:sumLength]) != sum(data[sumLength+1:]) {
 		return nil, ErrCorrupt
 	}
-	r := &Record{}
-	if err := json.Unmarshal(data[sumLength+1:], r); err != nil {
+	body := data[sumLength+1:]
+	// The version first: the rest of another one need not even have this form.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(body, &head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if head.Version != Version {
+		return nil, fmt.Errorf("%w: %d, not %d", ErrVersion, head.Version, Version)
+	}
+	r := &Record{}
+	if err := json.Unmarshal(body, r); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	// A copy under another name would make two owners of one sandbox.
+	if r.ContainerID != containerID {
+		return nil, fmt.Errorf("%w: it is that of container %q", ErrCorrupt, r.ContainerID)
 	}
 	return r, nil
 }
 
-// List reads every record. Those that are damaged are named in the error; the
+// List reads every record. Those that cannot be read are named in the error; the
 // others are returned beside it.
 func (d *Dir) List() ([]*Record, error) { return Read(d.path) }
 

@@ -113,6 +113,108 @@ func TestDamagedRecordsAreTold(t *testing.T) {
 	}
 }
 
+func TestRecordsThatAreNotOurs(t *testing.T) {
+	t.Parallel()
+	signed := func(body string) []byte { return []byte(sum([]byte(body)) + "\n" + body) }
+	tests := map[string]struct {
+		data []byte
+		want error
+	}{
+		"of a newer weir":      {signed(`{"version":2,"containerID":"abc","delegates":{"another":"form"}}`), ErrVersion},
+		"without a version":    {signed(`{"containerID":"abc"}`), ErrVersion},
+		"of another container": {signed(`{"version":1,"containerID":"def"}`), ErrCorrupt},
+		"of no container":      {signed(`{"version":1}`), ErrCorrupt},
+		"of the wrong types":   {signed(`{"version":1,"containerID":7}`), ErrCorrupt},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := open(t)
+			if err := os.WriteFile(filepath.Join(d.path, "abc.json"), test.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Load("abc"); !errors.Is(err, test.want) {
+				t.Errorf("Load: %v, want %v", err, test.want)
+			}
+			if records, err := d.List(); len(records) != 0 || !errors.Is(err, test.want) {
+				t.Errorf("List: %d records, %v, want %v", len(records), err, test.want)
+			}
+		})
+	}
+}
+
+// An agent killed before the rename leaves the record of before, and no more.
+func TestAWriteThatIsCutOffChangesNothing(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	if err := d.Save(record("abc")); err != nil {
+		t.Fatal(err)
+	}
+	changed := record("abc")
+	changed.Phase = Deleting
+	data, err := encode(changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.path, temporary+"1"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := again.Load("abc")
+	if err != nil || got.Phase != Ready {
+		t.Errorf("record %+v, %v; want the one of before", got, err)
+	}
+	if left, _ := os.ReadDir(d.path); len(left) != 1 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// A write that fails leaves neither a temporary file nor a changed record.
+func TestARecordThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	if err := d.Save(record("abc")); err != nil {
+		t.Fatal(err)
+	}
+	bad := record("abc")
+	bad.Config = json.RawMessage("{")
+	if err := d.Save(bad); err == nil {
+		t.Error("a configuration that is not JSON was saved")
+	}
+	if err := os.Mkdir(filepath.Join(d.path, "def.json"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Save(record("def")); err == nil {
+		t.Error("a record took the place of a directory")
+	}
+	if got, err := d.Load("abc"); err != nil || string(got.Config) != `{"type":"weir"}` {
+		t.Errorf("record %+v, %v; want the one of before", got, err)
+	}
+	if left, _ := os.ReadDir(d.path); len(left) != 2 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "a", "records")
+	d, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Save(record("abc")); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, "abc.json"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want %v", path, info.Mode().Perm(), err, want)
+		}
+	}
+}
+
 func TestOpenRemovesCutOffWrites(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -173,16 +275,24 @@ func TestConcurrentSaves(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
+// Arbitrary bytes in the place of a record, as they are and with a sum that fits.
+func FuzzLoad(f *testing.F) {
 	whole, err := encode(record("abc"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(whole)
-	f.Add([]byte(sum([]byte("{}")) + "\n{}"))
+	for _, seed := range []string{string(whole), string(whole[sumLength+1:]), "", "{}", `{"version":1,"containerID":"abc"}`, `{"version":1,"delegates":[{"attachment":{"addresses":["x"]}}]}`} {
+		f.Add([]byte(seed))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if r, err := decode(data); (r == nil) == (err == nil) {
-			t.Errorf("record %v, error %v", r, err)
+		for _, content := range [][]byte{data, append([]byte(sum(data)+"\n"), data...)} {
+			r, err := decode("abc", content)
+			if err == nil && r.ContainerID != "abc" {
+				t.Errorf("record %+v of container abc", r)
+			}
+			if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+				t.Errorf("error %v is neither ErrCorrupt nor ErrVersion", err)
+			}
 		}
 	})
 }
