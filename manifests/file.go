@@ -12,11 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
 )
@@ -40,49 +44,82 @@ func newObjects() *objects {
 	return &objects{pods: map[key]*corev1.Pod{}, networks: map[key]*nadv1.NetworkAttachmentDefinition{}}
 }
 
-// add takes the objects of a file in; those that are there already stay.
-func (o *objects) add(from *objects, name string, log *slog.Logger) {
-	addMissing(o.pods, from.pods, "Pod", name, log)
-	addMissing(o.networks, from.networks, "NetworkAttachmentDefinition", name, log)
+// clash is an object that a file holds and one before it has already.
+type clash struct {
+	key
+	kind, file string
 }
 
-func addMissing[T any](to, from map[key]*T, kind, name string, log *slog.Logger) {
+// add takes the objects of a file in; those that are there already stay, and are
+// returned.
+func (o *objects) add(from *objects, name string) []clash {
+	return slices.Concat(
+		addMissing(o.pods, from.pods, "Pod", name),
+		addMissing(o.networks, from.networks, "NetworkAttachmentDefinition", name),
+	)
+}
+
+func addMissing[T any](to, from map[key]*T, kind, name string) []clash {
+	var clashes []clash
 	for k, object := range from {
 		if to[k] != nil {
-			log.Warn("an object is in two files: this one is not used", "kind", kind,
-				"namespace", k.namespace, "name", k.name, "file", name)
+			clashes = append(clashes, clash{k, kind, name})
 			continue
 		}
 		to[k] = object
 	}
+	return clashes
 }
 
 // file is the content of a manifest and what tells that it has changed.
 type file struct {
 	stamp   stamp
 	objects *objects
+	// problem is why the file as it is now does not count; empty when it does.
+	problem string
 }
 
-// stamp changes whenever a file is written or replaced.
+// stamp changes whenever a file is written or replaced, or a link on the way to
+// it, as those of a volume of Kubernetes, is swapped.
 type stamp struct {
-	size, modified int64
-	path           string // with links followed: a volume of Kubernetes swaps them
+	device, inode uint64
+	size          int64
+	// changed is the time of the inode's change in nanoseconds: that of the
+	// content can be set back, as by cp -p.
+	changed int64
+	// settled is set when changed is so long ago that another change would not
+	// bear the same time.
+	settled bool
 }
+
+// clockTick is more than the kernel's clock for files may stand still: 10 ms
+// with CONFIG_HZ=100.
+const clockTick = 20 * time.Millisecond
+
+// errNoFile is the error of what is not a regular file.
+var errNoFile = errors.New("not a regular file")
 
 func stampOf(path string) (stamp, error) {
-	target, err := filepath.EvalSymlinks(path)
+	info, err := os.Stat(path)
 	if err != nil {
 		return stamp{}, err
 	}
-	info, err := os.Stat(target)
-	if err != nil {
-		return stamp{}, err
+	sys, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		return stamp{}, errNoFile
 	}
-	if !info.Mode().IsRegular() {
-		return stamp{}, errors.ErrUnsupported
-	}
-	return stamp{info.Size(), info.ModTime().UnixNano(), target}, nil
+	changed := sys.Ctim.Nano()
+	return stamp{
+		device:  sys.Dev,
+		inode:   sys.Ino,
+		size:    info.Size(),
+		changed: changed,
+		settled: time.Since(time.Unix(0, changed)) > clockTick,
+	}, nil
 }
+
+// isAsOf tells that a file has not changed since an earlier stamp.
+func (s stamp) isAsOf(earlier stamp) bool { return earlier.settled && s == earlier }
 
 func isManifest(name string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
@@ -138,7 +175,7 @@ func (o *objects) decode(data []byte, log *slog.Logger) error {
 		return decodeInto(o.pods, data, func(p *corev1.Pod) *metav1.ObjectMeta { return &p.ObjectMeta })
 	case meta.Kind == "NetworkAttachmentDefinition" && meta.APIVersion == nadv1.SchemeGroupVersion.String():
 		return decodeInto(o.networks, data, func(n *nadv1.NetworkAttachmentDefinition) *metav1.ObjectMeta { return &n.ObjectMeta })
-	case strings.HasSuffix(meta.Kind, "List"):
+	case isList(meta.Kind):
 		return o.decodeList(meta.Items, log)
 	case meta.Kind == "":
 		return errors.New("kind is missing")
@@ -149,12 +186,27 @@ func (o *objects) decode(data []byte, log *slog.Logger) error {
 
 func (o *objects) decodeList(items []runtime.RawExtension, log *slog.Logger) error {
 	for i, item := range items {
-		if err := o.decode(item.Raw, log); err != nil {
+		if err := o.decodeItem(item.Raw, log); err != nil {
 			return fmt.Errorf("items[%d]: %w", i, err)
 		}
 	}
 	return nil
 }
+
+// decodeItem reads an object of a list. One that is a list too is refused: each
+// level is parsed again, so that a few kilobytes of them would take minutes.
+func (o *objects) decodeItem(data []byte, log *slog.Logger) error {
+	var meta metav1.TypeMeta
+	if err := sigsyaml.Unmarshal(data, &meta); err != nil {
+		return err
+	}
+	if isList(meta.Kind) {
+		return errors.New("a list in a list")
+	}
+	return o.decode(data, log)
+}
+
+func isList(kind string) bool { return strings.HasSuffix(kind, "List") }
 
 func decodeInto[T any](into map[key]*T, data []byte, metaOf func(*T) *metav1.ObjectMeta) error {
 	object := new(T)
@@ -167,6 +219,10 @@ func decodeInto[T any](into map[key]*T, data []byte, metaOf func(*T) *metav1.Obj
 	switch {
 	case meta.Name == "":
 		return errors.New("metadata.name is missing")
+	case len(validation.IsDNS1123Subdomain(meta.Name)) > 0:
+		return fmt.Errorf("metadata.name %q: %s", meta.Name, validation.IsDNS1123Subdomain(meta.Name)[0])
+	case len(validation.IsDNS1123Label(meta.Namespace)) > 0:
+		return fmt.Errorf("metadata.namespace %q: %s", meta.Namespace, validation.IsDNS1123Label(meta.Namespace)[0])
 	case into[k] != nil:
 		return fmt.Errorf("%s/%s is in the file twice", k.namespace, k.name)
 	}

@@ -3,6 +3,7 @@
 package manifests
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -29,27 +32,55 @@ type Store struct {
 	dir, statusDir string
 	log            *slog.Logger
 	watcher        *fsnotify.Watcher
+	poll           time.Duration
+	watched        os.FileInfo // the folder that the watch is on; nil when none
+	trouble        string      // of the last look at the folder
 
 	mu      sync.Mutex
 	files   map[string]*file // the last good content of each
 	objects *objects         // of all files together
+	clashes map[clash]bool   // those that the log has
 }
+
+const (
+	// pollEvery is how often the folder is looked at without an event: a watch
+	// sees neither what links lead to nor another folder that took the name.
+	pollEvery = 5 * time.Second
+	// temporary begins the names of statuses that are being written.
+	temporary = ".tmp-"
+)
 
 // Open reads the folder, which must exist. Network statuses are written to
 // statusDir, a file for each pod.
 func Open(dir, statusDir string, log *slog.Logger) (*Store, error) {
-	if err := os.MkdirAll(statusDir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the directory of network statuses: %w", err)
+	if err := prepare(statusDir); err != nil {
+		return nil, fmt.Errorf("preparing the directory of network statuses: %w", err)
 	}
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watching %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, statusDir: statusDir, log: log, watcher: watcher, files: map[string]*file{}}
-	if err := errors.Join(watcher.Add(dir), s.reload()); err != nil {
+	s := &Store{
+		dir: filepath.Clean(dir), statusDir: statusDir, log: log, watcher: watcher, poll: pollEvery,
+		files: map[string]*file{},
+	}
+	if err := s.look(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading %s: %w", dir, err), watcher.Close())
 	}
 	return s, nil
+}
+
+// prepare makes the directory of statuses and removes what a write that was cut
+// off has left there.
+func prepare(statusDir string) error {
+	if err := os.MkdirAll(statusDir, 0o700); err != nil {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(statusDir, temporary+"*"))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // Close stops watching.
@@ -57,13 +88,19 @@ func (s *Store) Close() error { return s.watcher.Close() }
 
 // Run follows changes of the folder until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
+	ticker := time.NewTicker(s.poll)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, open := <-s.watcher.Events:
+		case <-ticker.C:
+		case event, open := <-s.watcher.Events:
 			if !open {
 				return nil
+			}
+			if event.Name == s.dir {
+				s.watched = nil
 			}
 		case err, open := <-s.watcher.Errors:
 			if !open {
@@ -71,10 +108,49 @@ func (s *Store) Run(ctx context.Context) error {
 			}
 			s.log.Warn("changes of the manifests may have been missed: reading them all", "err", err)
 		}
-		if err := s.reload(); err != nil {
-			s.log.Error("reading the manifests", "err", err)
-		}
+		s.report(s.look())
 	}
+}
+
+// look reads what has changed, in the folder that has the name now.
+func (s *Store) look() error {
+	if err := s.rewatch(); err != nil {
+		return err
+	}
+	return s.reload()
+}
+
+// rewatch puts the watch on the folder that has the name now: a watch stays with
+// its folder when that is moved, and goes when it is removed.
+func (s *Store) rewatch() error {
+	info, err := os.Stat(s.dir)
+	if err != nil {
+		s.watched = nil
+		return err
+	}
+	if s.watched != nil && os.SameFile(s.watched, info) {
+		return nil
+	}
+	if err := s.watcher.Remove(s.dir); err != nil && !errors.Is(err, fsnotify.ErrNonExistentWatch) {
+		return err
+	}
+	if err := s.watcher.Add(s.dir); err != nil {
+		return err
+	}
+	s.watched = info
+	return nil
+}
+
+// report logs what is wrong with the folder, once.
+func (s *Store) report(err error) {
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
+	}
+	if trouble != "" && trouble != s.trouble {
+		s.log.Error("the manifests cannot be read: what they held before stays", "err", err)
+	}
+	s.trouble = trouble
 }
 
 // reload reads the files that have changed and puts all objects together.
@@ -85,41 +161,61 @@ func (s *Store) reload() error {
 	if err != nil {
 		return err
 	}
-	files := map[string]*file{}
+	files, clashes := map[string]*file{}, map[clash]bool{}
 	s.objects = newObjects()
 	for _, entry := range entries {
-		name := entry.Name()
-		if !isManifest(name) {
+		f := s.refresh(entry)
+		if f == nil {
 			continue
 		}
-		if f := s.refresh(name); f != nil {
-			files[name] = f
-			s.objects.add(f.objects, name, s.log)
+		files[entry.Name()] = f
+		for _, c := range s.objects.add(f.objects, entry.Name()) {
+			clashes[c] = true
 		}
 	}
-	s.files = files
+	s.reportClashes(clashes)
+	s.files, s.clashes = files, clashes
 	return nil
 }
 
-// refresh is a file as it is now, or as it last was when it was right.
-func (s *Store) refresh(name string) *file {
-	old := s.files[name]
-	stamp, err := stampOf(filepath.Join(s.dir, name))
-	if err != nil {
+// reportClashes logs those that the log has not.
+func (s *Store) reportClashes(clashes map[clash]bool) {
+	for c := range clashes {
+		if !s.clashes[c] {
+			s.log.Error("an object is in two files: this one is not used",
+				"kind", c.kind, "namespace", c.namespace, "name", c.name, "file", c.file)
+		}
+	}
+}
+
+// refresh is a file as it is now, or as it last was when it was right; nil for
+// what is no manifest.
+func (s *Store) refresh(entry fs.DirEntry) *file {
+	name := entry.Name()
+	if !isManifest(name) {
 		return nil
 	}
-	if old != nil && old.stamp == stamp {
+	path := filepath.Join(s.dir, name)
+	now, err := stampOf(path)
+	isLink := entry.Type()&fs.ModeSymlink != 0
+	if errors.Is(err, errNoFile) || errors.Is(err, fs.ErrNotExist) && !isLink {
+		return nil
+	}
+	old := cmp.Or(s.files[name], &file{objects: newObjects()})
+	if err == nil && now.isAsOf(old.stamp) {
 		return old
 	}
-	objects, err := readFile(filepath.Join(s.dir, name), s.log)
+	found := old.objects
 	if err == nil {
-		return &file{stamp: stamp, objects: objects}
+		found, err = readFile(path, s.log)
 	}
-	s.log.Error("a manifest is not right: what it held before stays", "file", name, "err", err)
-	if old == nil {
-		return &file{stamp: stamp, objects: newObjects()}
+	if err == nil {
+		return &file{stamp: now, objects: found}
 	}
-	return &file{stamp: stamp, objects: old.objects}
+	if now != old.stamp || err.Error() != old.problem {
+		s.log.Error("a manifest is not right: what it held before stays", "file", name, "err", err)
+	}
+	return &file{stamp: now, objects: old.objects, problem: err.Error()}
 }
 
 // Pod finds a pod. The error is ErrNotFound when no file holds it.
@@ -140,13 +236,23 @@ func find[T any](s *Store, kind string, k key, of func(*objects) map[key]*T) (*T
 		return found, nil
 	}
 	if err := s.reload(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", s.dir, err)
+		return nil, &folderError{s.dir, err}
 	}
 	if found := of(s.current())[k]; found != nil {
 		return found, nil
 	}
 	return nil, fmt.Errorf("%s %s/%s is in no file of %s: %w", kind, k.namespace, k.name, s.dir, ErrNotFound)
 }
+
+// folderError is the error of a folder that cannot be read. It wraps nothing: a
+// folder that is not there says nothing of what is not in it, and must not be
+// taken for ErrNotFound.
+type folderError struct {
+	dir string
+	err error
+}
+
+func (e *folderError) Error() string { return fmt.Sprintf("reading %s: %v", e.dir, e.err) }
 
 func (s *Store) current() *objects {
 	s.mu.Lock()
@@ -155,9 +261,14 @@ func (s *Store) current() *objects {
 }
 
 // SetNetworkStatus writes what a pod's networks came to as a JSON list into
-// namespace.name.json of the status directory; nil removes the file.
+// namespace.name.json of the status directory, whole or not at all; nil removes
+// the file.
 func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []nadv1.NetworkStatus) error {
-	path := filepath.Join(s.statusDir, pod.Namespace+"."+pod.Name+".json")
+	name := pod.Namespace + "." + pod.Name + ".json"
+	if strings.ContainsRune(name, filepath.Separator) {
+		return fmt.Errorf("pod %q names no file: %w", pod, fs.ErrInvalid)
+	}
+	path := filepath.Join(s.statusDir, name)
 	if status == nil {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing the network status: %w", err)
@@ -165,11 +276,27 @@ func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status [
 		return nil
 	}
 	data, err := json.MarshalIndent(status, "", "  ")
+	if err == nil {
+		err = s.replace(path, append(data, '\n'))
+	}
 	if err != nil {
 		return fmt.Errorf("writing the network status: %w", err)
 	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("writing the network status: %w", err)
+	return nil
+}
+
+func (s *Store) replace(path string, data []byte) error {
+	f, err := os.CreateTemp(s.statusDir, temporary)
+	if err != nil {
+		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }

@@ -135,6 +135,8 @@ func TestFilesThatAreNotRight(t *testing.T) {
 		"second document": {pod("a") + "---\n" + "kind: 5: 6\n", "document 2"},
 		"no kind":         {"metadata: {name: a}\n", "kind is missing"},
 		"no name":         {"apiVersion: v1\nkind: Pod\n", "metadata.name is missing"},
+		"a path":          {pod("../x"), "metadata.name"},
+		"a bad namespace": {network("a/b", "lan2", "{}"), "metadata.namespace"},
 		"twice":           {pod("a") + "---\n" + pod("a"), "twice"},
 		"wrong type":      {"apiVersion: v1\nkind: Pod\nmetadata: 7\n", "document 1"},
 		"too large":       {"# " + strings.Repeat("x", fileMax), "larger than"},
