@@ -20,7 +20,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
 )
@@ -73,7 +72,10 @@ func addMissing[T any](to, from map[key]*T, kind, name string) []clash {
 
 // file is the content of a manifest and what tells that it has changed.
 type file struct {
-	stamp   stamp
+	stamp stamp
+	// settled is set when the stamp is so old that another change of the file
+	// would not bear the same.
+	settled bool
 	objects *objects
 	// problem is why the file as it is now does not count; empty when it does.
 	problem string
@@ -87,9 +89,6 @@ type stamp struct {
 	// changed is the time of the inode's change in nanoseconds: that of the
 	// content can be set back, as by cp -p.
 	changed int64
-	// settled is set when changed is so long ago that another change would not
-	// bear the same time.
-	settled bool
 }
 
 // clockTick is more than the kernel's clock for files may stand still: 10 ms
@@ -108,18 +107,11 @@ func stampOf(path string) (stamp, error) {
 	if !ok || !info.Mode().IsRegular() {
 		return stamp{}, errNoFile
 	}
-	changed := sys.Ctim.Nano()
-	return stamp{
-		device:  sys.Dev,
-		inode:   sys.Ino,
-		size:    info.Size(),
-		changed: changed,
-		settled: time.Since(time.Unix(0, changed)) > clockTick,
-	}, nil
+	return stamp{device: sys.Dev, inode: sys.Ino, size: info.Size(), changed: sys.Ctim.Nano()}, nil
 }
 
-// isAsOf tells that a file has not changed since an earlier stamp.
-func (s stamp) isAsOf(earlier stamp) bool { return earlier.settled && s == earlier }
+// isSettled tells that a change after now would show in the stamp.
+func (s stamp) isSettled(now time.Time) bool { return now.Sub(time.Unix(0, s.changed)) > clockTick }
 
 func isManifest(name string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
@@ -220,9 +212,9 @@ func decodeInto[T any](into map[key]*T, data []byte, metaOf func(*T) *metav1.Obj
 	case meta.Name == "":
 		return errors.New("metadata.name is missing")
 	case len(validation.IsDNS1123Subdomain(meta.Name)) > 0:
-		return fmt.Errorf("metadata.name %q: %s", meta.Name, validation.IsDNS1123Subdomain(meta.Name)[0])
+		return fmt.Errorf("metadata.name %.80q: %s", meta.Name, validation.IsDNS1123Subdomain(meta.Name)[0])
 	case len(validation.IsDNS1123Label(meta.Namespace)) > 0:
-		return fmt.Errorf("metadata.namespace %q: %s", meta.Namespace, validation.IsDNS1123Label(meta.Namespace)[0])
+		return fmt.Errorf("metadata.namespace %.80q: %s", meta.Namespace, validation.IsDNS1123Label(meta.Namespace)[0])
 	case into[k] != nil:
 		return fmt.Errorf("%s/%s is in the file twice", k.namespace, k.name)
 	}

@@ -195,27 +195,28 @@ func (s *Store) refresh(entry fs.DirEntry) *file {
 	if !isManifest(name) {
 		return nil
 	}
-	path := filepath.Join(s.dir, name)
+	path, began := filepath.Join(s.dir, name), time.Now()
 	now, err := stampOf(path)
 	isLink := entry.Type()&fs.ModeSymlink != 0
 	if errors.Is(err, errNoFile) || errors.Is(err, fs.ErrNotExist) && !isLink {
 		return nil
 	}
 	old := cmp.Or(s.files[name], &file{objects: newObjects()})
-	if err == nil && now.isAsOf(old.stamp) {
+	if err == nil && old.settled && now == old.stamp {
 		return old
 	}
-	found := old.objects
+	f := &file{stamp: now, settled: now.isSettled(began), objects: old.objects}
 	if err == nil {
-		found, err = readFile(path, s.log)
+		f.objects, err = readFile(path, s.log)
 	}
 	if err == nil {
-		return &file{stamp: now, objects: found}
+		return f
 	}
-	if now != old.stamp || err.Error() != old.problem {
+	f.objects, f.problem = old.objects, err.Error()
+	if f.stamp != old.stamp || f.problem != old.problem {
 		s.log.Error("a manifest is not right: what it held before stays", "file", name, "err", err)
 	}
-	return &file{stamp: now, objects: old.objects, problem: err.Error()}
+	return f
 }
 
 // Pod finds a pod. The error is ErrNotFound when no file holds it.
