@@ -82,10 +82,23 @@ func parseList(text string) ([]Selection, error) {
 			return nil, &SelectionError{Element: i + 1, Err: errors.New("not a JSON object")}
 		}
 		if err := json.Unmarshal(element, &selections[i]); err != nil {
-			return nil, &SelectionError{Element: i + 1, Err: err}
+			return nil, &SelectionError{i + 1, selections[i].Name, mistyped(err), err}
 		}
 	}
 	return selections, nil
+}
+
+// mistyped is the key whose value is of the wrong type; empty when unknown.
+func mistyped(err error) string {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return wrong.Field
+	}
+	// encoding/json does not say for which key an address could not be read, and
+	// there is but one that it reads as such.
+	if _, ok := errors.AsType[*net.ParseError](err); ok {
+		return "default-route"
+	}
+	return ""
 }
 
 func parseNames(text string) ([]Selection, error) {
@@ -206,6 +219,8 @@ func checkPortMappings(mappings []*nadv1.PortMapEntry) error {
 			return fmt.Errorf("containerPort %d is not in 1-65535", m.ContainerPort)
 		case !slices.Contains([]string{"", "tcp", "udp", "sctp"}, strings.ToLower(m.Protocol)):
 			return fmt.Errorf("protocol %q is none of TCP, UDP, SCTP", m.Protocol)
+		case m.HostIP != "" && net.ParseIP(m.HostIP) == nil:
+			return fmt.Errorf("hostIP %q is not an address", m.HostIP)
 		}
 	}
 	return nil

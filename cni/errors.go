@@ -27,11 +27,12 @@ func (e *codedError) Unwrap() error { return e.err }
 
 // Error turns an error into what the CNI specification has a plugin print. The
 // code is that of a delegate where one has failed, else the outermost of weir's own.
+// It is never 0, which libcni gives a delegate that died without a word.
 func Error(err error) *types.Error {
 	var coded *codedError
 	var delegated *types.Error
 	switch {
-	case errors.As(err, &delegated):
+	case errors.As(err, &delegated) && delegated.Code != 0:
 		// Its details are in its text.
 		return types.NewError(delegated.Code, err.Error(), "")
 	case errors.As(err, &coded):

@@ -61,7 +61,7 @@ func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *curre
 func (d *executed) execute(ctx context.Context) (*current.Result, error) {
 	answer, err := d.cni().AddNetworkList(ctx, d.list, d.runtime())
 	if err != nil {
-		return nil, fmt.Errorf("executing the plugin: %w", err)
+		return nil, executing(ctx, err)
 	}
 	result, err := current.NewResultFromResult(answer)
 	if err != nil {
@@ -72,7 +72,7 @@ func (d *executed) execute(ctx context.Context) (*current.Result, error) {
 
 func (d *executed) check(ctx context.Context, pod *netns.Namespace, _ *current.Result) error {
 	if err := d.cni().CheckNetworkList(ctx, d.list, d.runtime()); err != nil && !predatesCheck(d.list) {
-		return fmt.Errorf("executing the plugin: %w", err)
+		return executing(ctx, err)
 	}
 	return d.checkGuard(pod)
 }
@@ -91,7 +91,16 @@ func (d *executed) del(ctx context.Context, pod *netns.Namespace) error {
 	}
 	err := d.cni().DelNetworkList(ctx, d.list, runtime)
 	if err != nil {
-		err = fmt.Errorf("executing the plugin: %w", err)
+		err = executing(ctx, err)
 	}
 	return errors.Join(err, d.removeGuard())
+}
+
+// executing says that a plugin was cut off, where it was: libcni tells only that
+// it was killed.
+func executing(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("executing the plugin: %w: %w", ctx.Err(), err)
+	}
+	return fmt.Errorf("executing the plugin: %w", err)
 }

@@ -105,6 +105,9 @@ func configOf(object *nadv1.NetworkAttachmentDefinition, confDir string) (json.R
 	if err := json.Unmarshal([]byte(object.Spec.Config), &config); err != nil {
 		return nil, newError(types.ErrDecodingFailure, fmt.Errorf("spec.config is not a JSON object: %w", err))
 	}
+	if config == nil {
+		return nil, newError(types.ErrDecodingFailure, errors.New("spec.config is not a JSON object: null"))
+	}
 	if name := config["name"]; len(name) > 0 && string(name) != `""` {
 		return json.RawMessage(object.Spec.Config), nil
 	}
@@ -158,7 +161,7 @@ func parseNetwork(data []byte) (*libcni.NetworkConfigList, error) {
 	}
 	switch {
 	case len(shape.Plugins) > 0:
-		return libcni.NetworkConfFromBytes(data)
+		return networkOf(data)
 	case shape.Type == "":
 		return nil, errors.New("type: missing")
 	}
@@ -170,7 +173,17 @@ func parseNetwork(data []byte) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a list of the configuration: %w", err)
 	}
-	return libcni.NetworkConfFromBytes(list)
+	return networkOf(list)
+}
+
+// networkOf reads a configuration list. encoding/json takes "Plugins" for
+// "plugins" and libcni does not, so a list may come out with no plugin at all.
+func networkOf(list []byte) (*libcni.NetworkConfigList, error) {
+	network, err := libcni.NetworkConfFromBytes(list)
+	if err == nil && len(network.Plugins) == 0 {
+		return nil, errors.New("plugins: missing")
+	}
+	return network, err
 }
 
 // applySelection puts what the pod asked for where the network's plugins read

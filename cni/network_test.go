@@ -156,6 +156,87 @@ func TestConfigOfANetwork(t *testing.T) {
 	}
 }
 
+func TestConfigOfANetworkRefuses(t *testing.T) {
+	t.Parallel()
+	for _, config := range []string{"{", "[]", "null", "7", `"lan"`, "lan"} {
+		object := &nadv1.NetworkAttachmentDefinition{}
+		object.Name, object.Spec.Config = "files", config
+		_, err := configOf(object, t.TempDir())
+		if err == nil || Error(err).Code != types.ErrDecodingFailure || !strings.Contains(err.Error(), "spec.config") {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+	object := &nadv1.NetworkAttachmentDefinition{}
+	object.Name = "files"
+	if _, err := configOf(object, t.TempDir()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "files") {
+		t.Errorf("neither a config nor a file: %v", err)
+	}
+}
+
+func TestNamedDelegateRefuses(t *testing.T) {
+	t.Parallel()
+	empty := t.TempDir()
+	garbage := write(t, t.TempDir(), map[string]string{"10-x.conf": "garbage"})
+	conf := write(t, t.TempDir(), map[string]string{"a.conf": `{"name":"a","type":"x"}`})
+	store := &cluster{networks: map[string]string{"kube-system/broken": "null", "kube-system/a": "{"}}
+	tests := []struct {
+		name, network, confDir, says string
+		is                           error
+	}{
+		{"nowhere", "nowhere", conf, `"nowhere"`, fs.ErrNotExist},
+		{"no configuration directory", "nowhere", filepath.Join(empty, "none"), `"nowhere"`, fs.ErrNotExist},
+		{"an empty directory", empty, conf, empty, fs.ErrNotExist},
+		{"a directory of garbage", garbage, conf, "10-x.conf", nil},
+		{"a file that is not there", filepath.Join(empty, "none.conf"), conf, "none.conf", fs.ErrNotExist},
+		{"a broken NetworkAttachmentDefinition", "broken", conf, "spec.config", nil},
+		{"a file does not stand in for a broken object", "a", conf, "spec.config", nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := &Plugin{Networks: store}
+			_, err := p.namedDelegate(t.Context(), &Config{MultusNamespace: "kube-system", ConfDir: test.confDir}, test.network)
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("error %v, want one that says %s", err, test.says)
+			}
+			if test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("error %v is not %v", err, test.is)
+			}
+		})
+	}
+}
+
+// unreachable is a store that cannot be asked.
+type unreachable struct{ cluster }
+
+var errUnreachable = errors.New("connection refused")
+
+func (*unreachable) Network(context.Context, string, string) (*nadv1.NetworkAttachmentDefinition, error) {
+	return nil, errUnreachable
+}
+
+// A store that cannot say whether it has a network must not be taken to have none:
+// a file of that name is another network.
+func TestNamedDelegateOfAnUnreachableStore(t *testing.T) {
+	t.Parallel()
+	dir := write(t, t.TempDir(), map[string]string{"a.conf": `{"name":"a","type":"x"}`})
+	p := &Plugin{Networks: &unreachable{}}
+	if d, err := p.namedDelegate(t.Context(), &Config{ConfDir: dir}, "a"); !errors.Is(err, errUnreachable) {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestFileDelegateOfADirectoryIsItsFirstFile(t *testing.T) {
+	t.Parallel()
+	dir := write(t, t.TempDir(), map[string]string{
+		"20-b.conf": `{"name":"b","type":"x"}`, "10-a.conflist": `{"name":"a","plugins":[{"type":"x"}]}`, "00-readme.txt": "none",
+	})
+	d, err := fileDelegate(dir)
+	if err != nil || d.Network != "a" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 func TestConfigByNameRefuses(t *testing.T) {
 	t.Parallel()
 	if _, err := configByName(write(t, t.TempDir(), map[string]string{"a.conf": `{"name":"a","type":"x"}`}), "b"); !errors.Is(err, fs.ErrNotExist) {
@@ -176,6 +257,14 @@ func TestParseNetwork(t *testing.T) {
 		{"no type", `{"name":"a"}`, "", "type"},
 		{"a list without a name", `{"plugins":[{"type":"x"}]}`, "", "name"},
 		{"a plugin without a type", `{"name":"a","plugins":[{}]}`, "", "type"},
+		{"a plugin that is null", `{"name":"a","plugins":[null]}`, "", "type"},
+		{"a plugin that is a list", `{"name":"a","plugins":[[]]}`, "", "array"},
+		{"an empty list of plugins", `{"name":"a","plugins":[]}`, "", "type"},
+		{"an empty list of plugins and a type", `{"name":"a","type":"x","plugins":[]}`, "x", ""},
+		{"plugins in capitals", `{"name":"a","Plugins":[{"type":"x"}]}`, "", "plugins"},
+		{"null", `null`, "", "type"},
+		{"a list", `[]`, "", "not JSON"},
+		{"a type that is a number", `{"name":"a","type":7}`, "", "type"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -200,6 +289,8 @@ func TestParseNetwork(t *testing.T) {
 func FuzzParseNetwork(f *testing.F) {
 	f.Add([]byte(`{"name":"a","type":"x"}`))
 	f.Add([]byte(`{"name":"a","plugins":[{"type":"x"}]}`))
+	f.Add([]byte(`{"name":"a","Plugins":[{"type":"x"}]}`))
+	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		list, err := parseNetwork(data)
 		if err != nil {
@@ -209,6 +300,20 @@ func FuzzParseNetwork(f *testing.F) {
 			t.Fatalf("%q has no plugin and no error", data)
 		}
 		_, _ = optionsOf(list)
+		p := &Plugin{}
+		record := &state.Record{Delegates: []state.Delegate{{Config: data}}}
+		if _, err := p.delegateOf(record, 0); err == nil && list.Plugins[0].Network.Type == "" {
+			t.Errorf("%q is a delegate without a type", data)
+		}
+		object := &nadv1.NetworkAttachmentDefinition{}
+		object.Name, object.Spec.Config = "n", string(data)
+		config, err := configOf(object, "/nonexistent")
+		if err != nil {
+			t.Fatalf("%q is a network, but not that of an object: %v", data, err)
+		}
+		if _, err := mergeCNIArgs(config, map[string]any{"k": "v"}); err != nil {
+			t.Errorf("%q: %v", config, err)
+		}
 	})
 }
 
@@ -237,6 +342,38 @@ func TestMergeCNIArgs(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestMergeCNIArgsRefuses(t *testing.T) {
+	t.Parallel()
+	for _, config := range []string{"", "{", "[]", "7"} {
+		if merged, err := mergeCNIArgs(json.RawMessage(config), map[string]any{"a": 1}); err == nil {
+			t.Errorf("%q: %s", config, merged)
+		}
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		of   Selection
+		want map[string]any
+	}{
+		{"none", Selection{Name: "a", InterfaceRequest: "net7"}, map[string]any{}},
+		{"all", Selection{
+			IPRequest: []string{"192.0.2.1/24"}, MacRequest: "02:00:00:00:00:01", InfinibandGUIDRequest: "guid",
+			PortMappingsRequest: []*nadv1.PortMapEntry{{HostPort: 1}}, BandwidthRequest: &nadv1.BandwidthEntry{EgressRate: 1},
+		}, map[string]any{
+			"ips": []string{"192.0.2.1/24"}, "mac": "02:00:00:00:00:01", "infinibandGUID": "guid",
+			"portMappings": []*nadv1.PortMapEntry{{HostPort: 1}}, "bandwidth": &nadv1.BandwidthEntry{EgressRate: 1},
+		}},
+	}
+	for _, test := range tests {
+		if diff := cmp.Diff(test.want, capabilities(&test.of)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -151,6 +152,9 @@ func TestErrorCodes(t *testing.T) {
 	}{
 		{"a plain one", errors.New("x"), CodeFailed},
 		{"one with a code", newError(7, errors.New("x")), 7},
+		{"a delegate's that died without a word", fmt.Errorf("network a: %w", types.NewError(0, "netplugin failed", "")), CodeFailed},
+		{"a delegate's that died, within one with a code", newError(8, types.NewError(0, "netplugin failed", "")), 8},
+		{"a delegate's that was cut off", fmt.Errorf("%w: %w", context.DeadlineExceeded, types.NewError(0, "killed", "")), types.ErrTryAgainLater},
 		{"a delegate's", fmt.Errorf("network a: %w", delegated), 11},
 		{"a delegate's within one with a code", newError(7, delegated), 11},
 		{"too late", fmt.Errorf("x: %w", context.DeadlineExceeded), types.ErrTryAgainLater},
@@ -162,6 +166,71 @@ func TestErrorCodes(t *testing.T) {
 		// The details of a delegate are in its text.
 		if got.Code != test.code || got.Msg != test.err.Error() || got.Details != "" {
 			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+}
+
+func TestPodOf(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, args string
+		want       attachment.Pod
+		refused    bool
+	}{
+		{"none", "", attachment.Pod{}, false},
+		{"all", podArgsText, attachment.Pod{Namespace: "pods", Name: "web", UID: "1"}, false},
+		{"unknown ones", "FOO=1;K8S_POD_NAMESPACE=pods;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=c", attachment.Pod{Namespace: "pods", Name: "web"}, false},
+		{"no value", "K8S_POD_NAME", attachment.Pod{}, true},
+		{"two values", "K8S_POD_NAME=a=b", attachment.Pod{}, true},
+		{"not a boolean", "IgnoreUnknown=perhaps", attachment.Pod{}, true},
+	}
+	for _, test := range tests {
+		got, err := PodOf(test.args)
+		if (err != nil) != test.refused || got != test.want {
+			t.Errorf("%s: %+v, %v", test.name, got, err)
+		}
+		if err != nil && Error(err).Code != types.ErrInvalidEnvironmentVariables {
+			t.Errorf("%s: code %d", test.name, Error(err).Code)
+		}
+	}
+}
+
+func TestSearchPath(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, config, agent, runtime string
+		want                         []string
+	}{
+		{"in order", "/c", "/a", "/r:/s", []string{"/c", "/a", "/r", "/s"}},
+		{"each once", "/c", "/c", "/r:/c:/r", []string{"/c", "/r"}},
+		{"empty ones left out", "", "/a", ":/r::", []string{"/a", "/r"}},
+		{"none", "", "", "", nil},
+	}
+	for _, test := range tests {
+		p := &Plugin{BinDir: test.agent}
+		if diff := cmp.Diff(test.want, p.searchPath(&Config{BinDir: test.config}, test.runtime)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+// What the runtime itself got wrong is refused before anything is looked at.
+func TestCheckRequest(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, containerID, ifname, says string }{
+		{"good", "c0ffee", "eth0", ""},
+		{"no container", "", "eth0", "CNI_CONTAINERID"},
+		{"a path for a container", "../c", "eth0", "CNI_CONTAINERID"},
+		{"no interface", "c0ffee", "", "CNI_IFNAME"},
+		{"a long interface", "c0ffee", "abcdefghijklmnop", "CNI_IFNAME"},
+	}
+	for _, test := range tests {
+		err := checkRequest(&api.CNIRequest{ContainerID: test.containerID, IfName: test.ifname})
+		switch {
+		case test.says == "" && err != nil:
+			t.Errorf("%s: %v", test.name, err)
+		case test.says != "" && (err == nil || Error(err).Code != types.ErrInvalidEnvironmentVariables || !strings.Contains(err.Error(), test.says)):
+			t.Errorf("%s: %v", test.name, err)
 		}
 	}
 }

@@ -69,6 +69,11 @@ node, and what their guards counted.
 
 It asks the agent. When no agent answers it reads the agent's records and the
 pinned maps itself: the guards go on enforcing and counting without an agent.`,
+		Example: `  # What is attached on this node
+  weirctl get
+
+  # The same with master, mode, MAC, MTU, hook and container
+  weirctl get -o wide`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

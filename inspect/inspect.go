@@ -3,6 +3,7 @@
 package inspect
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -36,7 +37,7 @@ type Guard struct {
 	Err error
 }
 
-// ByPod orders attachments by namespace, pod and interface.
+// ByPod orders attachments by namespace, pod, container and interface.
 func ByPod(a, b Attachment) int {
 	return cmp.Or(
 		cmp.Compare(a.Pod.Namespace, b.Pod.Namespace),
@@ -99,7 +100,7 @@ func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) 
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, text)
+		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
 	}
 	var list api.AttachmentList
 	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
