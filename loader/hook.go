@@ -52,7 +52,7 @@ func attachFilters(ns *netns.Namespace, ifname string, g *Guard) error {
 	}
 	for _, s := range g.sides() {
 		if err := ns.Netlink().FilterReplace(s.filter(index)); err != nil {
-			return errors.Join(fmt.Errorf("adding the filter %s: %w", s.name, err), g.removeFilters(ns, index))
+			return errors.Join(fmt.Errorf("adding the filter %s: %w", s.name, err), g.clear(ns, index))
 		}
 	}
 	return nil
@@ -84,7 +84,17 @@ func (s side) filter(index int) *netlink.BpfFilter {
 	}
 }
 
-// removeFilters takes our filters off, and the qdisc when nobody else uses it.
+// clear takes our filters off, and the qdisc when nobody else uses it. The kernel
+// stops an interface that is up while its qdisc goes (dev_deactivate), and drops
+// what it is to send meanwhile.
+func (g *Guard) clear(ns *netns.Namespace, index int) error {
+	if err := g.removeFilters(ns, index); err != nil {
+		return err
+	}
+	return removeUnusedClsact(ns, index)
+}
+
+// removeFilters takes our filters off.
 func (g *Guard) removeFilters(ns *netns.Namespace, index int) error {
 	for _, s := range g.sides() {
 		if !s.hasFilter(ns, index) {
@@ -94,7 +104,7 @@ func (g *Guard) removeFilters(ns *netns.Namespace, index int) error {
 			return fmt.Errorf("removing the filter %s: %w", s.name, err)
 		}
 	}
-	return removeUnusedClsact(ns, index)
+	return nil
 }
 
 func removeUnusedClsact(ns *netns.Namespace, index int) error {
@@ -138,7 +148,8 @@ func (s side) hasFilter(ns *netns.Namespace, index int) bool {
 // Promote moves the programs of a guard from filters to tcx links, where the
 // kernel has them, and is no error where it has not. It may be called again
 // after any failure, and at any time by another process. Each link ends the
-// chain before the filter of the same program, which is removed only then.
+// chain before the filter of the same program, which is removed only then. The
+// qdisc stays, empty: no packet may be lost by its removal.
 func (l *Loader) Promote(ns *netns.Namespace, ifname string, g *Guard) error {
 	nl, err := ns.Netlink().LinkByName(ifname)
 	if err != nil {
@@ -241,5 +252,5 @@ func (g *Guard) Detach(ns *netns.Namespace, ifname string) error {
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", ifname, err)
 	}
-	return g.removeFilters(ns, l.Attrs().Index)
+	return g.clear(ns, l.Attrs().Index)
 }

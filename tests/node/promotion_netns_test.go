@@ -5,6 +5,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -48,33 +49,32 @@ func (n *Node) hook() string {
 	return hook
 }
 
-// awaitHook waits until the guard of net1 is where it ends up, with nothing left
-// of how it began.
+// awaitHook waits until the guard of net1 is where it ends up, and only there.
 func (n *Node) awaitHook(p *Pod) {
 	n.tb.Helper()
 	want := n.hook()
 	n.await("the hook "+want, func() bool {
-		return n.Attachment(p, "net1").Hook == want && n.hasClsact(p) == (want == "clsact")
+		return n.Attachment(p, "net1").Hook == want && n.hasFilters(p) == (want == "clsact")
 	})
 }
 
-func (n *Node) hasClsact(p *Pod) bool {
+func (n *Node) hasFilters(p *Pod) bool {
 	n.tb.Helper()
 	l := p.Link("net1")
-	qdiscs, err := netns.Dump(func() ([]netlink.Qdisc, error) { return p.Netlink().QdiscList(l) })
-	if err != nil {
-		n.tb.Fatal(err)
-	}
-	for _, q := range qdiscs {
-		if q.Type() == "clsact" {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netns.Dump(func() ([]netlink.Filter, error) { return p.Netlink().FilterList(l, parent) })
+		if err != nil {
+			n.tb.Fatal(err)
+		}
+		if len(filters) > 0 {
 			return true
 		}
 	}
 	return false
 }
 
-// Where the kernel has tcx, the guard moves there soon after ADD and its qdisc
-// goes; elsewhere it stays a clsact filter. It enforces all the while, and its
+// Where the kernel has tcx, the guard moves there soon after ADD and its filters
+// go; elsewhere they stay. It enforces all the while, and its
 // counters are those of the packets that were sent.
 func TestNetnsPromotion(t *testing.T) {
 	n := newNode(t)
@@ -86,11 +86,11 @@ func TestNetnsPromotion(t *testing.T) {
 	began := time.Now()
 	frame := spoofsOf(t, pod.Link("net1").Attrs().HardwareAddr)[1].frame
 	sent := uint64(0)
-	for n.Attachment(pod, "net1").Hook != want || n.hasClsact(pod) != (want == "clsact") {
+	for n.Attachment(pod, "net1").Hook != want || n.hasFilters(pod) != (want == "clsact") {
 		pod.Send("net1", frame)
 		sent++
 		if time.Since(began) > promotionPatience {
-			t.Fatalf("the hook is %s after %s, clsact qdisc: %t", n.Attachment(pod, "net1").Hook, promotionPatience, n.hasClsact(pod))
+			t.Fatalf("the hook is %s after %s, filters: %t", n.Attachment(pod, "net1").Hook, promotionPatience, n.hasFilters(pod))
 		}
 	}
 	pod.Send("net1", frame)
@@ -109,4 +109,27 @@ func TestNetnsPromotion(t *testing.T) {
 	}
 	n.mustCheck(pod)
 	n.mustDel(pod)
+}
+
+// No packet is lost while a guard moves: a pod that was just added answers every
+// ping, and each is counted.
+func TestNetnsPromotionLosesNothing(t *testing.T) {
+	n := newNode(t)
+	n.Network("lan", static())
+	pod := n.Pod("web", selection)
+	for round := range fewer(20) {
+		n.mustAdd(pod)
+		ctx, stop := context.WithCancel(t.Context())
+		flooded := n.flood(ctx, n.outside, podAddress, time.Millisecond)
+		n.awaitHook(pod)
+		stop()
+		sent, lost, err := flooded()
+		if err != nil || len(lost) > 0 {
+			t.Errorf("round %d: of %d pings %v were lost; error %v", round, sent, lost, err)
+		}
+		if a := n.Attachment(pod, "net1"); a.Receive.Packets < uint64(sent) || a.Transmit.Packets < uint64(sent) {
+			t.Errorf("round %d: of %d pings and answers, weirctl says %v and %v", round, sent, a.Receive, a.Transmit)
+		}
+		n.mustDel(pod)
+	}
 }
