@@ -3,16 +3,20 @@
 package inspect
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/attachment"
@@ -50,6 +54,70 @@ func TestListNamesEachReasonThatDropped(t *testing.T) {
 	}
 }
 
+func TestListKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	var counters bpf.Counters
+	for v := range bpf.Verdicts() {
+		counters[bpf.Ingress][v] = bpf.Count{Packets: 1, Bytes: 60}
+		counters[bpf.Egress][v] = bpf.Count{Packets: 1, Bytes: 60}
+	}
+	in := []Attachment{{Guard: &Guard{Counters: counters}}, {}, {}}
+	for i, id := range []string{"c", "a", "b"} {
+		in[i].ContainerID = id
+	}
+	list := List(in)
+	var ids []string
+	for _, item := range list.Items {
+		ids = append(ids, item.ContainerID)
+	}
+	if diff := cmp.Diff([]string{"c", "a", "b"}, ids); diff != "" {
+		t.Errorf("items (-want +got):\n%s", diff)
+	}
+	drops := list.Items[0].Dropped
+	inOrder := slices.IsSortedFunc(drops, func(a, b api.Drop) int { return strings.Compare(b.Direction, a.Direction) })
+	if !inOrder || drops[0].Direction != "ingress" {
+		t.Errorf("not ingress before egress: %+v", drops)
+	}
+}
+
+func TestListOfNothing(t *testing.T) {
+	t.Parallel()
+	if diff := cmp.Diff(&api.AttachmentList{APIVersion: api.Version, Items: []api.AttachmentStatus{}}, List(nil)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A guard whose counters cannot be read is told of, and the item shows none.
+func TestListOfAGuardThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	item := List([]Attachment{{Guard: &Guard{Hook: loader.Clsact, Err: fs.ErrNotExist}}}).Items[0]
+	if item.Hook != "clsact" || item.Receive != (api.Traffic{}) || item.Transmit != (api.Traffic{}) || len(item.Dropped) != 0 {
+		t.Errorf("%+v", item)
+	}
+}
+
+func TestByPod(t *testing.T) {
+	t.Parallel()
+	at := func(namespace, pod, container, ifname string) Attachment {
+		return Attachment{Attachment: attachment.Attachment{
+			ID: attachment.ID{ContainerID: container, Interface: ifname}, Pod: attachment.Pod{Namespace: namespace, Name: pod},
+		}}
+	}
+	inOrder := []Attachment{
+		at("", "", "a", "net1"), at("", "", "b", "net1"),
+		at("pods", "db", "c", "net1"),
+		at("pods", "web", "a", "net1"), at("pods", "web", "a", "net2"), at("pods", "web", "b", "net1"),
+		at("shop", "db", "a", "net1"),
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		shuffled := rapid.Permutation(inOrder).Draw(t, "attachments")
+		slices.SortFunc(shuffled, ByPod)
+		if diff := cmp.Diff(inOrder, shuffled); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
 // serve answers on a socket.
 func serve(t *testing.T, answer http.HandlerFunc) (socket string) {
 	t.Helper()
@@ -62,6 +130,41 @@ func serve(t *testing.T, answer http.HandlerFunc) (socket string) {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
 	return socket
+}
+
+// abandoned is a socket file whose listener was killed.
+func abandoned(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "abandoned.sock")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return socket
+}
+
+func regular(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "regular.sock")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// An agent that hangs is waited for no longer than the caller wants.
+func TestFromAgentThatHangs(t *testing.T) {
+	t.Parallel()
+	socket := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := FromAgent(ctx, socket); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
 }
 
 func TestFromAgent(t *testing.T) {
@@ -84,6 +187,14 @@ func TestFromAgent(t *testing.T) {
 		says   string
 	}{
 		{"nobody", filepath.Join(t.TempDir(), "none.sock"), ErrNoAgent, "none.sock"},
+		{"a socket that its agent left", abandoned(t), ErrNoAgent, "abandoned.sock"},
+		{"a file", regular(t), ErrNoAgent, "regular.sock"},
+		{"an answer of a number", serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("7")) }), nil, "reading the agent's answer"},
+		{"an answer that is cut off", serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = w.Write([]byte(`{"apiVersion":"weir/v1","items":[`))
+		}), nil, "reading the agent's answer"},
+		{"another server", serve(t, http.NotFound), nil, "404"},
 		{"an error", serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "too busy", http.StatusServiceUnavailable) }), nil, "too busy"},
 		{"not JSON", serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }), nil, "reading the agent's answer"},
 	}
@@ -128,5 +239,28 @@ func TestFromPinsTellsWhatIsMissing(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"a-bare", "b-lost"}, names); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// A record that cannot be read takes no other with it.
+	damaged := filepath.Join(recordsDir, "d-damaged.json")
+	if err := os.WriteFile(damaged, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := FromPins(recordsDir, bpfDir)
+	if !errors.Is(err, state.ErrCorrupt) || !strings.Contains(err.Error(), damaged) || !strings.Contains(err.Error(), "lost-net1") {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff(list, again); diff != "" {
+		t.Errorf("(-before +with a damaged record):\n%s", diff)
+	}
+}
+
+func TestFromPinsOfNothing(t *testing.T) {
+	t.Parallel()
+	list, err := FromPins(filepath.Join(t.TempDir(), "none"), t.TempDir())
+	if err != nil || len(list.Items) != 0 || list.Items == nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := FromPins(regular(t), t.TempDir()); err == nil {
+		t.Error("a file was taken for a directory of records")
 	}
 }

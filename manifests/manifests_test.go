@@ -52,18 +52,24 @@ func (l *logged) String() string {
 
 func open(t *testing.T, files map[string]string) *folder {
 	t.Helper()
-	f := &folder{t: t, dir: t.TempDir(), log: &logged{}}
+	f := &folder{t: t, dir: t.TempDir()}
 	for name, content := range files {
 		f.write(name, content)
 	}
-	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	store, err := Open(f.dir, filepath.Join(t.TempDir(), "status"), log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	f.Store = store
+	f.open()
 	return f
+}
+
+func (f *folder) open() {
+	f.t.Helper()
+	f.log = &logged{}
+	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	store, err := Open(f.dir, filepath.Join(f.t.TempDir(), "status"), log)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = store.Close() })
+	f.Store = store
 }
 
 func (f *folder) write(name, content string) {
@@ -334,10 +340,60 @@ func TestAFolderThatIsReplacedIsFollowed(t *testing.T) {
 	}
 }
 
+// Nobody looked while the folder was not there.
+func TestAFolderThatIsReplacedUnseenIsFollowed(t *testing.T) {
+	t.Parallel()
+	replacements := map[string]func(f *folder){
+		"moved away": func(f *folder) { f.must(os.Rename(f.dir, f.dir+".old"), os.Mkdir(f.dir, 0o700)) },
+		"removed":    func(f *folder) { f.must(os.RemoveAll(f.dir), os.Mkdir(f.dir, 0o700)) },
+		"removed, and the new one has its inode": func(f *folder) {
+			f.must(os.RemoveAll(f.dir), os.Mkdir(f.dir, 0o700))
+			info, err := os.Stat(f.dir)
+			f.must(err)
+			f.watched = info
+		},
+	}
+	for name, replace := range replacements {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t, map[string]string{"one.yaml": network("a", "lan", "old")})
+			replace(f)
+			f.write("one.yaml", network("a", "lan", "new"))
+			f.must(f.look())
+			f.follow(never)
+			f.awaitConfig("new")
+			time.Sleep(300 * time.Millisecond) // the events of the old folder are not to show the next change
+			f.write("one.yaml", network("a", "lan", "newer"))
+			f.awaitConfig("newer")
+		})
+	}
+}
+
+func TestAFolderBehindALinkIsFollowed(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	f := &folder{t: t, dir: filepath.Join(parent, "one")}
+	for _, name := range []string{"one", "two"} {
+		f.must(os.Mkdir(filepath.Join(parent, name), 0o700))
+	}
+	f.write("lan.yaml", network("a", "lan", "old"))
+	f.write("../two/lan.yaml", network("a", "lan", "new"))
+	f.dir = filepath.Join(parent, "link")
+	f.must(os.Symlink("one", f.dir))
+	f.open()
+	f.must(os.Symlink("two", f.dir+".new"), os.Rename(f.dir+".new", f.dir), f.look())
+	f.awaitConfig("new")
+	f.follow(never)
+	f.write("lan.yaml", network("a", "lan", "newer"))
+	f.awaitConfig("newer")
+}
+
 // The time of a change can be set back; neither it nor the length tells.
 func TestAChangeThatKeepsLengthAndTime(t *testing.T) {
 	t.Parallel()
 	f := open(t, map[string]string{"one.yaml": network("a", "lan", "old")})
+	time.Sleep(2 * clockTick) // from here on the stamp alone tells
+	f.must(f.reload())
 	info, err := os.Stat(f.path("one.yaml"))
 	f.must(err)
 	f.write("one.yaml", network("a", "lan", "new"))

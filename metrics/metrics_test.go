@@ -5,6 +5,7 @@ package metrics
 import (
 	"cmp"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -18,6 +19,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/bpf"
@@ -184,6 +187,111 @@ func TestHandlerServesEverything(t *testing.T) {
 			t.Errorf("no %s", want)
 		}
 	}
+}
+
+// The counters bear the birth of their attachment where the format has room for
+// it, in protobuf.
+func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
+	t.Parallel()
+	const protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+	decoder := expfmt.NewDecoder(strings.NewReader(scrape(t, protobuf)), expfmt.NewFormat(expfmt.TypeProtoDelim))
+	counters := 0
+	for {
+		var family dto.MetricFamily
+		err := decoder.Decode(&family)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if family.GetType() != dto.MetricType_COUNTER || !strings.HasPrefix(family.GetName(), "weir_") {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			counters++
+			if got := m.GetCounter().GetCreatedTimestamp().AsTime(); !got.Equal(born) {
+				t.Errorf("%s was born %s, want %s", family.GetName(), got, born)
+			}
+		}
+	}
+	if counters != 6 {
+		t.Errorf("%d counters, want 6", counters)
+	}
+}
+
+// The text formats say what they are, and neither has series that only tell when
+// another was born.
+func TestTextFormats(t *testing.T) {
+	t.Parallel()
+	for _, accept := range []string{"text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0", ""} {
+		if text := scrape(t, accept); strings.Contains(text, "_created") || !strings.Contains(text, "weir_attachments 1") {
+			t.Errorf("%q: %s", accept, text)
+		}
+	}
+}
+
+// Collect must send no metric that Describe did not name, of which a pedantic
+// registry tells, and Describe must name none that Collect never sends.
+func TestDescribeIsComplete(t *testing.T) {
+	t.Parallel()
+	described := map[string]bool{}
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descs)
+		NewCollector(source{}).Describe(descs)
+	}()
+	for d := range descs {
+		described[d.String()] = true
+	}
+	collected := map[string]bool{}
+	sent := make(chan prometheus.Metric)
+	go func() {
+		defer close(sent)
+		NewCollector(source{web()}).Collect(sent)
+	}()
+	for m := range sent {
+		collected[m.Desc().String()] = true
+	}
+	if diff := gocmp.Diff(described, collected); diff != "" {
+		t.Errorf("(-described +collected):\n%s", diff)
+	}
+}
+
+// No more scrapes are served at a time than are needed, and one that comes after
+// them is served again.
+func TestScrapesAtATime(t *testing.T) {
+	t.Parallel()
+	waiting, release := make(chan struct{}), make(chan struct{})
+	handler := New(slow{waiting, release}, "v1.2.3")
+	scrapeStatus := func() int {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		return answer.Code
+	}
+	codes := make(chan int)
+	for range scrapesMax {
+		go func() { codes <- scrapeStatus() }()
+		<-waiting
+	}
+	if code := scrapeStatus(); code != http.StatusServiceUnavailable {
+		t.Errorf("one too many: status %d", code)
+	}
+	close(release)
+	for range scrapesMax {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("status %d", code)
+		}
+	}
+}
+
+// slow is a source that says when it is asked, and answers when it is let.
+type slow struct{ waiting, release chan struct{} }
+
+func (s slow) Attachments() []inspect.Attachment {
+	s.waiting <- struct{}{}
+	<-s.release
+	return nil
 }
 
 // row is a row of the table of docs/metrics.md.
