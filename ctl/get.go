@@ -199,7 +199,8 @@ func humanBytes(n uint64) string {
 	}
 	value, prefixes := float64(n), "kMGTPE"
 	place := -1
-	for value >= unit && place < len(prefixes)-1 {
+	// What would be rounded up to 1000.0 is 1.0 of the next.
+	for value >= unit-0.05 && place < len(prefixes)-1 {
 		value /= unit
 		place++
 	}
