@@ -185,6 +185,7 @@ func TestNetnsExecutedPlugins(t *testing.T) {
 		t.Errorf("weirctl says %+v", a)
 	}
 	own := a.Addresses[0].Addr().String()
+	n.awaitHook(pod)
 	if answered := n.ping(n.machine, own, 4); answered != 4 {
 		t.Errorf("%d of 4 pings to net1 were answered", answered)
 	}

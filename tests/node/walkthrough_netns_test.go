@@ -60,6 +60,7 @@ func TestNetnsWalkthrough(t *testing.T) {
 		t.Errorf("net1 has %v", got)
 	}
 	n.checkStatus(t, pod, result)
+	n.awaitHook(pod) // what the move itself does to pings has a test of its own
 	for _, address := range []string{podAddress, podAddress6} {
 		if answered := n.ping(n.outside, address, 4); answered != 4 {
 			t.Errorf("%d of 4 pings to %s were answered", answered, address)
