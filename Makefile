@@ -36,7 +36,7 @@ test-unit: ## Tests that need no privilege
 
 .PHONY: test-netns
 test-netns: build ## Tests in network namespaces of this kernel (root)
-	go test -race -count=1 -timeout 10m -tags netns -run '^Test(Netns|Host)' ./...
+	go test -race -count=1 -timeout 10m -tags netns -run '^TestNetns' ./...
 
 .PHONY: test-kernels
 test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU

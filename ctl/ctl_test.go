@@ -80,7 +80,8 @@ func serve(t *testing.T, answer http.HandlerFunc) (socket string) {
 
 func run(args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = Run(args, "test", &out, &err)
+	// cobra takes no arguments at all, nil, for those of the process.
+	code = Run(append([]string{}, args...), "test", &out, &err)
 	return code, out.String(), err.String()
 }
 

@@ -112,9 +112,8 @@ func TestNetnsPromotion(t *testing.T) {
 }
 
 // No packet is lost while a guard moves: a pod that was just added answers every
-// ping, and each is counted. It runs on this machine's own kernel alone: on an
-// emulated 6.12 a few pings in a hundred stay without an answer around the move.
-func TestHostPromotionLosesNothing(t *testing.T) {
+// ping, and each is counted.
+func TestNetnsPromotionLosesNothing(t *testing.T) {
 	n := newNode(t)
 	n.Network("lan", static())
 	pod := n.Pod("web", selection)
