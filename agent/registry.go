@@ -177,19 +177,35 @@ func (r *registry) publish(a attachment.Attachment) {
 // Attachments reads the counters of every attachment, ordered by pod and
 // interface.
 func (r *registry) Attachments() []inspect.Attachment {
-	r.mu.Lock()
-	all := make([]inspect.Attachment, 0, len(r.published))
-	for id, a := range r.published {
-		all = append(all, inspect.Attachment{Attachment: a, Guard: r.read(id)})
+	all := r.snapshot()
+	for i := range all {
+		all[i].Guard = read(r.guardOf(all[i].ID))
 	}
-	r.mu.Unlock()
+	all = slices.DeleteFunc(all, r.wentAway)
 	slices.SortFunc(all, inspect.ByPod)
 	return all
 }
 
-// read reads one attachment's counters; nil when it has no guard.
-func (r *registry) read(id attachment.ID) *inspect.Guard {
-	guard := r.guards[id]
+// snapshot is what is published, without counters: those are read without the
+// lock, which every request needs.
+func (r *registry) snapshot() []inspect.Attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]inspect.Attachment, 0, len(r.published))
+	for _, a := range r.published {
+		all = append(all, inspect.Attachment{Attachment: a})
+	}
+	return all
+}
+
+// wentAway tells that an attachment could not be read because it was taken away
+// meanwhile.
+func (r *registry) wentAway(a inspect.Attachment) bool {
+	return a.Guard != nil && a.Guard.Err != nil && r.guardOf(a.ID) == nil
+}
+
+// read reads one guard's counters; nil when there is no guard.
+func read(guard *loader.Guard) *inspect.Guard {
 	if guard == nil {
 		return nil
 	}

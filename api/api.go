@@ -23,6 +23,13 @@ const (
 	HealthPath = "/healthz"
 )
 
+// Where an agent is found unless it was told otherwise.
+const (
+	DefaultSocket   = "/run/weir/weir.sock"
+	DefaultStateDir = "/var/lib/weir"
+	DefaultBPFDir   = "/sys/fs/bpf/weir"
+)
+
 // Version is the version of the documents that tools read.
 const Version = "weir/v1"
 

@@ -10,13 +10,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Defaults of the paths that agent and tool share.
-const (
-	DefaultSocket   = "/run/weir/weir.sock"
-	DefaultStateDir = "/var/lib/weir"
-	DefaultBPFDir   = "/sys/fs/bpf/weir"
-)
-
 // Exit codes of weirctl.
 const (
 	ExitOK      = 0

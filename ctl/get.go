@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ type getOptions struct {
 	namespace                string
 	output                   string
 }
+
+// answerTimeout bounds the wait for an agent that is there and does not answer;
+// the pins are read then.
+const answerTimeout = 10 * time.Second
 
 var outputs = []string{"table", "wide", "json", "yaml"}
 
@@ -57,9 +62,9 @@ RX and TX are packets and bytes of what was allowed, as the wire carries them.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return get(cmd, o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.socket, "socket", DefaultSocket, "the agent's socket")
-	flags.StringVar(&o.stateDir, "state-dir", DefaultStateDir, "the agent's state, read when no agent answers")
-	flags.StringVar(&o.bpfDir, "bpf-dir", DefaultBPFDir, "the agent's pins, read when no agent answers")
+	flags.StringVar(&o.socket, "socket", api.DefaultSocket, "the agent's socket")
+	flags.StringVar(&o.stateDir, "state-dir", api.DefaultStateDir, "the agent's state, read when no agent answers")
+	flags.StringVar(&o.bpfDir, "bpf-dir", api.DefaultBPFDir, "the agent's pins, read when no agent answers")
 	flags.StringVarP(&o.namespace, "namespace", "n", "", "only the pods of this namespace")
 	flags.StringVarP(&o.output, "output", "o", "table", "one of "+strings.Join(outputs, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
@@ -82,7 +87,9 @@ func get(cmd *cobra.Command, o getOptions) error {
 
 // attachments asks the agent, and the kernel where no agent answers.
 func attachments(cmd *cobra.Command, o getOptions) (*api.AttachmentList, error) {
-	list, err := inspect.FromAgent(cmd.Context(), o.socket)
+	ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
+	defer cancel()
+	list, err := inspect.FromAgent(ctx, o.socket)
 	if !errors.Is(err, inspect.ErrNoAgent) {
 		return list, err
 	}

@@ -37,8 +37,9 @@ type Guard struct {
 	counters        *ebpf.Map
 	facts, control  *ebpf.Map
 
-	mu    sync.Mutex // orders changes
-	spare uint32     // slots of the facts that were never in use
+	mu    sync.Mutex   // orders changes
+	open  sync.RWMutex // held for writing by Close, for reading by Counters
+	spare uint32       // slots of the facts that were never in use
 }
 
 // Open opens a guard from its pins. The error is fs.ErrNotExist when a pin is
@@ -70,6 +71,8 @@ func openMap(m **ebpf.Map, path string, opts *ebpf.LoadPinOptions) (err error) {
 
 // Close lets go of the programs and maps. What is pinned or attached stays.
 func (g *Guard) Close() error {
+	g.open.Lock()
+	defer g.open.Unlock()
 	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close())
 }
 
@@ -192,6 +195,8 @@ const actUnspec = -1
 
 // Counters is the sum over all CPUs, read with one system call.
 func (g *Guard) Counters() (bpf.Counters, error) {
+	g.open.RLock()
+	defer g.open.RUnlock()
 	return readCounters(g.counters)
 }
 

@@ -30,9 +30,6 @@ import (
 	"github.com/weir-cni/weir/api"
 )
 
-// DefaultSocket is the agent's socket where the configuration names none.
-const DefaultSocket = "/run/weir/weir.sock"
-
 const (
 	// dialPatience is how long a socket that is missing or refuses is tried
 	// again: an agent that restarts is no error.
@@ -98,7 +95,7 @@ func read(data []byte) (*config, error) {
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "reading weir's configuration", err.Error())
 	}
-	c.Socket = cmp.Or(c.Socket, DefaultSocket)
+	c.Socket = cmp.Or(c.Socket, api.DefaultSocket)
 	return c, nil
 }
 

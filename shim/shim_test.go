@@ -260,8 +260,8 @@ func TestResultsThatAreNotOnes(t *testing.T) {
 func TestTheSocketOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, config, want string }{
-		{"none", `{}`, DefaultSocket},
-		{"empty", `{"socket":""}`, DefaultSocket},
+		{"none", `{}`, api.DefaultSocket},
+		{"empty", `{"socket":""}`, api.DefaultSocket},
 		{"another", `{"socket":"/a"}`, "/a"},
 	}
 	for _, test := range tests {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/agent"
+	"github.com/weir-cni/weir/api"
 )
 
 // version is set by the linker.
@@ -67,9 +68,9 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&standalone, "standalone", false, "serve without Kubernetes, from --manifests")
 	flags.StringVar(&o.Manifests, "manifests", "/etc/weir/manifests", "folder of NetworkAttachmentDefinitions and pods")
-	flags.StringVar(&o.Socket, "socket", "/run/weir/weir.sock", "unix socket for the plugin and weirctl; only root may open it")
-	flags.StringVar(&o.StateDir, "state-dir", "/var/lib/weir", "where the records of sandboxes are kept")
-	flags.StringVar(&o.BPFDir, "bpf-dir", "/sys/fs/bpf/weir", "where programs and maps are pinned; bpffs is mounted if it is not")
+	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "unix socket for the plugin and weirctl; only root may open it")
+	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
+	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned; bpffs is mounted if it is not")
 	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where CNI plugins are that weir executes")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
