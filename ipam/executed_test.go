@@ -207,7 +207,7 @@ func TestExecutedRefusal(t *testing.T) {
 		},
 		"with text": {
 			`echo out; echo trouble >&2; exit 3`,
-			types.Error{Code: types.ErrInternal, Msg: "exit status 3", Details: "out\ntrouble"},
+			types.Error{Code: types.ErrInternal, Msg: "exit status 3", Details: "out; trouble"},
 		},
 		"silently": {`exit 2`, types.Error{Code: types.ErrInternal, Msg: "exit status 2"}},
 		"killed":   {`kill -9 $$`, types.Error{Code: types.ErrInternal, Msg: "signal: killed"}},
