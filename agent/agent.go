@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,6 +36,8 @@ type Options struct {
 	BPFDir string
 	// CNIBinDir is where executed plugins are.
 	CNIBinDir string
+	// DelegateTimeout bounds each execution of such a plugin.
+	DelegateTimeout time.Duration
 	// MetricsAddress is the host:port of the Prometheus endpoint; empty for none.
 	MetricsAddress string
 	// Version is the version of the agent, for the metric weir_build_info.
@@ -107,18 +110,19 @@ func (a *agent) openParts() error {
 	if err != nil {
 		return err
 	}
-	a.registry = newRegistry(loads, a.options.BPFDir, a.locks.lock, a.log)
+	a.registry = newRegistry(loads, host, a.options.BPFDir, a.locks.lock, a.log)
 	a.closers = append(a.closers, a.registry)
 	a.metrics = metrics.New(a.registry, a.options.Version)
 	a.plugin = &cni.Plugin{
-		Networks: store,
-		Guards:   a.registry,
-		Records:  records,
-		Host:     host,
-		BinDir:   a.options.CNIBinDir,
-		BPFDir:   a.options.BPFDir,
-		CacheDir: a.options.StateDir,
-		Log:      a.log,
+		Networks:        store,
+		Guards:          a.registry,
+		Records:         records,
+		Host:            host,
+		BinDir:          a.options.CNIBinDir,
+		BPFDir:          a.options.BPFDir,
+		CacheDir:        a.options.StateDir,
+		DelegateTimeout: a.options.DelegateTimeout,
+		Log:             a.log,
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ func newAgent(tb testing.TB) *agent {
 	}
 	tb.Cleanup(func() { _ = store.Close() })
 	a := &agent{log: log}
-	a.registry = newRegistry(nil, dir, a.locks.lock, log)
+	a.registry = newRegistry(nil, nil, dir, a.locks.lock, log)
 	a.plugin = &cni.Plugin{Networks: store, Guards: a.registry, Records: records, Log: log}
 	return a
 }

@@ -24,6 +24,7 @@ import (
 // registry holds the guards of the node and the attachments that they belong to.
 type registry struct {
 	loader *loader.Loader
+	host   *netns.Namespace
 	bpfDir string
 	log    *slog.Logger
 	lock   func(containerID string) (unlock func())
@@ -45,8 +46,9 @@ const promotionsMax = 4096
 
 // newRegistry makes an empty registry. lock keeps requests of a container away
 // while its guard is promoted.
-func newRegistry(l *loader.Loader, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
+func newRegistry(l *loader.Loader, host *netns.Namespace, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
 	return &registry{
+		host:      host,
 		lock:      lock,
 		loader:    l,
 		bpfDir:    bpfDir,
@@ -89,7 +91,7 @@ func (r *registry) takeLoaded(id attachment.ID) (loaded, bool) {
 }
 
 // Attach guards an interface, with the programs that Prepare has loaded.
-func (r *registry) Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
+func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
 	l, prepared := r.takeLoaded(id)
 	if !prepared {
 		l.guard, l.err = r.loader.Load(spec)
@@ -97,7 +99,7 @@ func (r *registry) Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spe
 	if l.err != nil {
 		return nil, l.err
 	}
-	if err := r.loader.Attach(ns, l.guard, spec); err != nil {
+	if err := r.loader.Attach(place, l.guard, spec); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -107,12 +109,21 @@ func (r *registry) Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spe
 }
 
 // Check tells whether the guard of an attachment is in place.
-func (r *registry) Check(ns *netns.Namespace, a *attachment.Attachment) error {
+func (r *registry) Check(place loader.Place, a *attachment.Attachment) error {
 	guard := r.guardOf(a.ID)
 	if guard == nil {
 		return fmt.Errorf("%w: its pins are missing in %s", loader.ErrDetached, r.dirOf(a))
 	}
-	return guard.Check(ns, a.Interface)
+	return guard.Check(place)
+}
+
+// Detach takes the programs of a guard off an interface that lives on.
+func (r *registry) Detach(place loader.Place, a *attachment.Attachment) error {
+	guard := r.guardOf(a.ID)
+	if guard == nil {
+		return nil
+	}
+	return guard.Detach(place)
 }
 
 // Remove takes a guard away.
@@ -153,13 +164,13 @@ func (r *registry) adopt(a attachment.Attachment) error {
 		r.guards[a.ID] = guard
 		r.mu.Unlock()
 	}
-	r.publish(a)
+	r.Publish(a)
 	return nil
 }
 
-// publish makes an attachment seen by metrics and tools, and queues its guard
+// Publish makes an attachment seen by metrics and tools, and queues its guard
 // for promotion.
-func (r *registry) publish(a attachment.Attachment) {
+func (r *registry) Publish(a attachment.Attachment) {
 	r.mu.Lock()
 	r.published[a.ID] = a
 	r.mu.Unlock()
@@ -172,6 +183,19 @@ func (r *registry) publish(a attachment.Attachment) {
 		r.log.Warn("too many attachments wait for tcx links: this one keeps its clsact filters",
 			"pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
 	}
+}
+
+// Published lists the attachments of a container.
+func (r *registry) Published(containerID string) []attachment.Attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []attachment.Attachment
+	for id, a := range r.published {
+		if id.ContainerID == containerID {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // Attachments reads the counters of every attachment, ordered by pod and
@@ -269,10 +293,10 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 	if guard == nil {
 		return nil // taken away meanwhile
 	}
-	ns, err := netns.Open(a.Netns)
+	pod, err := netns.Open(a.Netns)
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	return r.loader.Promote(ns, a.Interface, guard)
+	defer pod.Close()
+	return r.loader.Promote(cni.Place(r.host, pod, &a), guard)
 }

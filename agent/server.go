@@ -20,7 +20,6 @@ import (
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/inspect"
-	"github.com/weir-cni/weir/state"
 )
 
 const (
@@ -157,6 +156,12 @@ func (a *agent) logRequest(req *api.CNIRequest, took time.Duration, err error) {
 // dispatch carries a request out. Those of one container come one after the
 // other.
 func (a *agent) dispatch(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
+	switch req.Command {
+	case "GC":
+		return nil, a.plugin.GC(ctx, req, a.locks.lock)
+	case "STATUS":
+		return nil, a.plugin.Status(ctx, req)
+	}
 	defer a.locks.lock(req.ContainerID)()
 	switch req.Command {
 	case "ADD":
@@ -165,40 +170,15 @@ func (a *agent) dispatch(ctx context.Context, req *api.CNIRequest) (*current.Res
 		return nil, a.plugin.Del(ctx, req)
 	case "CHECK":
 		return nil, a.plugin.Check(ctx, req)
-	case "GC":
-		return nil, a.plugin.GC(ctx, req, a.locks.lock)
-	case "STATUS":
-		return nil, a.plugin.Status(ctx, req)
 	default:
 		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND %q is not known", req.Command), "")
 	}
 }
 
 func (a *agent) add(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
-	result, err := a.addQuietly(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	record, err := a.plugin.Records.Load(req.ContainerID)
-	if err != nil {
-		return nil, err
-	}
-	a.publish(record)
-	return result, nil
-}
-
-func (a *agent) addQuietly(ctx context.Context, req *api.CNIRequest) (*current.Result, error) {
 	a.registry.adding.Add(1)
 	defer a.registry.adding.Add(-1)
 	return a.plugin.Add(ctx, req)
-}
-
-func (a *agent) publish(record *state.Record) {
-	for _, d := range record.Delegates {
-		if d.Attachment != nil {
-			a.registry.publish(*d.Attachment)
-		}
-	}
 }
 
 func (a *agent) handleAttachments(w http.ResponseWriter, _ *http.Request) {

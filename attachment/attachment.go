@@ -111,6 +111,9 @@ type Attachment struct {
 	Addresses []netip.Prefix `json:"addresses"`
 	// Netns is the path of the pod's network namespace.
 	Netns string `json:"netns,omitempty"`
+	// HostInterface is the node's end of the pod's interface, where the programs
+	// sit; empty where they sit on the pod's own.
+	HostInterface string `json:"hostInterface,omitempty"`
 	// PinDir is the name of the directory of pins; empty when not guarded.
 	PinDir  string    `json:"pinDir,omitempty"`
 	Created time.Time `json:"created"`

@@ -42,7 +42,7 @@ func (p *Plugin) Add(ctx context.Context, req *api.CNIRequest) (*current.Result,
 }
 
 func (p *Plugin) attach(ctx context.Context, req *api.CNIRequest, wanted attachment.Pod) (*current.Result, error) {
-	if err := p.clearUnfinished(ctx, req.ContainerID); err != nil {
+	if err := p.clearUnfinished(ctx, keyOf(req)); err != nil {
 		return nil, err
 	}
 	pod, err := p.openPod(req.Netns)
@@ -59,8 +59,8 @@ func (p *Plugin) attach(ctx context.Context, req *api.CNIRequest, wanted attachm
 
 // clearUnfinished undoes what an agent that died in the middle of an ADD has
 // left. A sandbox whose ADD was finished is the runtime's to DEL first.
-func (p *Plugin) clearUnfinished(ctx context.Context, containerID string) error {
-	record, err := p.recordOf(containerID)
+func (p *Plugin) clearUnfinished(ctx context.Context, key string) error {
+	record, err := p.recordOf(key)
 	switch {
 	case err != nil:
 		return err
@@ -68,7 +68,7 @@ func (p *Plugin) clearUnfinished(ctx context.Context, containerID string) error 
 		return nil
 	case record.Phase == state.Ready:
 		return newError(types.ErrInvalidEnvironmentVariables,
-			fmt.Errorf("container %s has its networks already: the runtime must call DEL before another ADD", containerID))
+			fmt.Errorf("container %s has its networks already: the runtime must call DEL before another ADD", key))
 	default:
 		return p.undo(ctx, record, len(record.Delegates)-1)
 	}
@@ -80,11 +80,8 @@ func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *sta
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(p.reserve(record), p.Records.Save(record)); err != nil {
+	if err := p.begin(pod, record, delegates); err != nil {
 		return nil, errors.Join(err, p.undo(ctx, record, -1))
-	}
-	for _, d := range delegates {
-		d.prepare()
 	}
 	for i, d := range delegates {
 		if err := p.addOne(ctx, pod, &record.Delegates[i], d); err != nil {
@@ -97,6 +94,23 @@ func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *sta
 	return storedResult(&record.Delegates[0])
 }
 
+// begin writes down what is about to be made, and what is to be put back.
+func (p *Plugin) begin(pod *netns.Namespace, record *state.Record, delegates []delegate) error {
+	err := p.reserve(record)
+	for i, d := range delegates {
+		if failed := d.save(pod); failed != nil {
+			err = errors.Join(err, aboutNetwork(&record.Delegates[i], failed))
+		}
+	}
+	if err = errors.Join(err, p.Records.Save(record)); err != nil {
+		return err
+	}
+	for _, d := range delegates {
+		d.prepare()
+	}
+	return nil
+}
+
 // validate makes every delegate and finds what is wrong with any of them before
 // the first is carried out.
 func (p *Plugin) validate(ctx context.Context, pod *netns.Namespace, record *state.Record) ([]delegate, error) {
@@ -105,7 +119,7 @@ func (p *Plugin) validate(ctx context.Context, pod *netns.Namespace, record *sta
 		stored := &record.Delegates[i]
 		d, err := p.delegateOf(record, i)
 		if err == nil {
-			err = errors.Join(checkFree(pod, stored), d.validate(ctx, pod))
+			err = errors.Join(checkName(pod, record, stored), d.validate(ctx, pod))
 		}
 		if err != nil {
 			return nil, aboutNetwork(stored, err)
@@ -151,7 +165,21 @@ func (p *Plugin) finish(ctx context.Context, record *state.Record) error {
 	if err := p.Records.Save(record); err != nil {
 		return err
 	}
-	if record.Pod.Name == "" {
+	if err := p.publish(ctx, record); err != nil {
+		return err
+	}
+	for _, d := range record.Delegates {
+		if d.Attachment != nil {
+			p.Guards.Publish(*d.Attachment)
+		}
+	}
+	return nil
+}
+
+// publish tells the pod's networks where the pod is known. Behind another plugin
+// that is the runtime's task.
+func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
+	if record.Pod.Name == "" || record.Chained != "" {
 		return nil
 	}
 	status, err := NetworkStatus(record)

@@ -68,7 +68,7 @@ func ParseSelections(annotation, podNamespace string) ([]Selection, error) {
 			return nil, &SelectionError{i + 1, s.Name, key, err}
 		}
 	}
-	return selections, nil
+	return selections, checkSoleDefaultRoute(selections)
 }
 
 func parseList(text string) ([]Selection, error) {
@@ -134,6 +134,7 @@ func checkSelection(s *Selection) (key string, err error) {
 		{"infiniband-guid", func() error { return checkGUID(s.InfinibandGUIDRequest) }},
 		{"portMappings", func() error { return checkPortMappings(s.PortMappingsRequest) }},
 		{"bandwidth", func() error { return checkBandwidth(s.BandwidthRequest) }},
+		{"default-route", func() error { return checkGateways(s.GatewayRequest) }},
 		{"ipam-claim-reference", func() error { return checkClaim(s) }},
 	}
 	for _, c := range checks {

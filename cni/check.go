@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -25,7 +26,7 @@ func (p *Plugin) Check(ctx context.Context, req *api.CNIRequest) error {
 	if err := checkRequest(req); err != nil {
 		return err
 	}
-	record, err := p.recordOf(req.ContainerID)
+	record, err := p.recordOf(keyOf(req))
 	if err != nil {
 		return err
 	}
@@ -57,33 +58,94 @@ func (p *Plugin) checkOne(ctx context.Context, pod *netns.Namespace, record *sta
 	return d.check(ctx, pod, result)
 }
 
-// GC takes away every sandbox that the runtime does not list as valid (CNI
-// specification 1.1.0, GC). Each is locked meanwhile by its container ID, and one
-// that was made since the call is left alone.
-func (p *Plugin) GC(ctx context.Context, req *api.CNIRequest, lock func(containerID string) (unlock func())) error {
-	var config struct {
-		Valid []types.GCAttachment `json:"cni.dev/valid-attachments"`
+// Lock keeps requests of a container away until unlock is called.
+type Lock func(containerID string) (unlock func())
+
+// GC takes away every attachment to the runtime's network that the runtime does not
+// list as valid (CNI specification 1.1.0, GC), and has the default network's plugins
+// do the same. Each container is locked meanwhile, and one that was attached since
+// the call is left alone.
+func (p *Plugin) GC(ctx context.Context, req *api.CNIRequest, lock Lock) error {
+	config, err := ParseConfig(req.Config)
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal(req.Config, &config); err != nil {
-		return newError(types.ErrDecodingFailure, fmt.Errorf("reading cni.dev/valid-attachments: %w", err))
-	}
-	valid := map[string]bool{}
-	for _, id := range config.Valid {
-		valid[id.ContainerID] = true
+	valid, err := validAttachments(req.Config)
+	if err != nil {
+		return err
 	}
 	records, err := p.Records.List()
 	errs := []error{err}
 	for _, record := range records {
-		if !valid[record.ContainerID] {
+		if networkOfRecord(record) == config.Name && !slices.Contains(valid, attachmentOf(record)) {
 			errs = append(errs, p.collect(ctx, record, lock))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.collectDefault(ctx, config, req, valid))...)
 }
 
-func (p *Plugin) collect(ctx context.Context, listed *state.Record, lock func(containerID string) (unlock func())) error {
+func validAttachments(config []byte) ([]types.GCAttachment, error) {
+	var c struct {
+		Valid []types.GCAttachment `json:"cni.dev/valid-attachments"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, newError(types.ErrDecodingFailure, fmt.Errorf("reading cni.dev/valid-attachments: %w", err))
+	}
+	return c.Valid, nil
+}
+
+// networkOfRecord is the name of the configuration that a sandbox was attached by.
+func networkOfRecord(record *state.Record) string {
+	var config struct {
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(record.Config, &config); err != nil {
+		return ""
+	}
+	return config.Name
+}
+
+// attachmentOf is what the runtime knows a record as.
+func attachmentOf(record *state.Record) types.GCAttachment {
+	a := types.GCAttachment{ContainerID: record.ContainerID, IfName: record.Chained}
+	if record.Chained == "" && len(record.Delegates) > 0 {
+		a.IfName = record.Delegates[0].Interface
+	}
+	return a
+}
+
+// collectDefault hands GC on to the plugins of the default network. Those of other
+// networks get a DEL for each attachment that goes: whose attachments a network
+// had, only the runtime knows that attached them.
+func (p *Plugin) collectDefault(ctx context.Context, config *Config, req *api.CNIRequest, valid []types.GCAttachment) error {
+	if config.isChained() {
+		return nil
+	}
+	record := &state.Record{Path: p.searchPath(config, req.Path)}
+	delegates, err := p.clusterDelegates(ctx, config, attachment.Pod{})
+	if err != nil {
+		return err
+	}
+	record.Delegates = delegates[:1]
+	d, err := p.delegateOf(record, 0)
+	if err != nil {
+		return aboutNetwork(&delegates[0], err)
+	}
+	run, ok := d.(*executed)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := run.bounded(ctx)
+	defer cancel()
+	if err := run.cni().GCNetworkList(ctx, run.list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
+		return aboutNetwork(&delegates[0], executing(ctx, err))
+	}
+	return nil
+}
+
+func (p *Plugin) collect(ctx context.Context, listed *state.Record, lock Lock) error {
 	defer lock(listed.ContainerID)()
-	record, err := p.recordOf(listed.ContainerID)
+	record, err := p.recordOf(listed.Key())
 	if err != nil || record == nil || !record.Created.Equal(listed.Created) {
 		return err
 	}
@@ -108,6 +170,9 @@ func (p *Plugin) Status(ctx context.Context, req *api.CNIRequest) error {
 	if err != nil {
 		return err
 	}
+	if config.isChained() {
+		return nil
+	}
 	record := &state.Record{Path: p.searchPath(config, req.Path)}
 	if record.Delegates, err = p.clusterDelegates(ctx, config, attachment.Pod{}); err != nil {
 		return err
@@ -125,13 +190,21 @@ func (p *Plugin) statusOf(ctx context.Context, record *state.Record, i int) erro
 	if err != nil {
 		return err
 	}
-	run, ok := d.(*executed)
-	if !ok {
+	var run *executed
+	switch d := d.(type) {
+	case *executed:
+		run = d
+	case *native:
+		run = d.rest
+	}
+	if run == nil {
 		return nil
 	}
 	if err := run.validate(ctx, nil); err != nil || predatesStatus(run.list) {
 		return err
 	}
+	ctx, cancel := run.bounded(ctx)
+	defer cancel()
 	return run.cni().GetStatusNetworkList(ctx, run.list)
 }
 

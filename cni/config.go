@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/state"
 )
 
 // Config is weir's own entry in the runtime's configuration. The keys are those
@@ -17,6 +20,10 @@ import (
 // Kubernetes and writes the log.
 type Config struct {
 	types.PluginConf
+
+	// RuntimeConfig holds the capabilities that the runtime gives. They are for the
+	// default network (NPWG specification 7.5).
+	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 
 	// Delegates are configurations or configuration lists given in full. The
 	// first is the default network. Not read when ClusterNetwork is set.
@@ -60,11 +67,20 @@ func ParseConfig(data []byte) (*Config, error) {
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, newError(types.ErrDecodingFailure, fmt.Errorf("reading weir's configuration: %w", err))
 	}
-	if c.ClusterNetwork == "" && len(c.Delegates) == 0 {
-		return nil, newError(types.ErrInvalidNetworkConfig,
-			fmt.Errorf("weir's configuration %q has neither clusterNetwork nor delegates: the default network is missing", c.Name))
-	}
 	return c, nil
+}
+
+// isChained tells a configuration of weir that stands behind another plugin of a
+// list.
+func (c *Config) isChained() bool { return c.ClusterNetwork == "" && len(c.Delegates) == 0 }
+
+// keyOf is the key of the record of a request.
+func keyOf(req *api.CNIRequest) string {
+	config, err := ParseConfig(req.Config)
+	if err == nil && config.isChained() {
+		return state.Key(req.ContainerID, req.IfName)
+	}
+	return req.ContainerID
 }
 
 // mayUse tells whether a pod of one namespace may use networks of another.

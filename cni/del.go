@@ -21,7 +21,7 @@ func (p *Plugin) Del(ctx context.Context, req *api.CNIRequest) error {
 	if err := checkRequest(req); err != nil {
 		return err
 	}
-	record, err := p.recordOf(req.ContainerID)
+	record, err := p.recordToDelete(ctx, req)
 	if err != nil || record == nil {
 		return err
 	}
@@ -63,6 +63,9 @@ func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) e
 }
 
 func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {
+	if len(record.Delegates[i].Config) == 0 {
+		return p.delBare(pod, &record.Delegates[i])
+	}
 	d, err := p.delegateOf(record, i)
 	if err != nil {
 		return errors.Join(err, p.delBare(pod, &record.Delegates[i]))
@@ -70,8 +73,8 @@ func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state
 	return d.del(ctx, pod)
 }
 
-// delBare removes the interface and the guard of a delegate whose configuration
-// can no longer be carried out, an IPAM plugin that was uninstalled say.
+// delBare removes the interface and the guard of a delegate whose configuration is
+// lost or can no longer be carried out, an IPAM plugin that was uninstalled say.
 func (p *Plugin) delBare(pod *netns.Namespace, stored *state.Delegate) error {
 	var errs []error
 	if pod != nil {
@@ -101,12 +104,12 @@ func (p *Plugin) keepForDel(record *state.Record) error {
 }
 
 func (p *Plugin) forget(ctx context.Context, record *state.Record) error {
-	if record.Pod.Name != "" && !p.isReplaced(record) {
+	if record.Pod.Name != "" && record.Chained == "" && !p.isReplaced(record) {
 		if err := p.Networks.SetNetworkStatus(ctx, record.Pod, nil); err != nil && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("withdrawing the network status: %w", err)
 		}
 	}
-	return p.Records.Delete(record.ContainerID)
+	return p.Records.Delete(record.Key())
 }
 
 // isReplaced tells that the pod has another sandbox already, whose network status
@@ -115,7 +118,7 @@ func (p *Plugin) isReplaced(record *state.Record) bool {
 	// A record that cannot be read is none that this one could be replaced by.
 	records, _ := p.Records.List()
 	return slices.ContainsFunc(records, func(other *state.Record) bool {
-		return other.ContainerID != record.ContainerID && other.Phase == state.Ready &&
+		return other.ContainerID != record.ContainerID && other.Chained == "" && other.Phase == state.Ready &&
 			other.Pod.Namespace == record.Pod.Namespace && other.Pod.Name == record.Pod.Name
 	})
 }

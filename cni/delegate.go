@@ -21,6 +21,8 @@ import (
 type delegate interface {
 	// validate finds what is wrong before anything is touched.
 	validate(ctx context.Context, pod *netns.Namespace) error
+	// save puts into the record what del must know of the node as it is before add.
+	save(pod *netns.Namespace) error
 	// prepare begins what may be done while other networks are attached.
 	prepare()
 	// add makes the interface and, where the record wants one, its guard.
@@ -63,6 +65,9 @@ func (p *Plugin) delegateOf(record *state.Record, i int) (delegate, error) {
 	j := job{plugin: p, record: record, stored: stored, list: list}
 	if j.option, err = optionsOf(list); err != nil {
 		return nil, err
+	}
+	if record.Chained != "" {
+		return &chained{job: j}, nil
 	}
 	if native := j.native(); native != nil {
 		return native()
@@ -110,6 +115,22 @@ func (j *job) step(name string, do func() error) error {
 	j.plugin.Log.Debug("step", "step", name, "pod", j.record.Pod.String(), "network", j.stored.Network,
 		"netif", j.stored.Interface, "took", time.Since(began))
 	return err
+}
+
+// runtime is what libcni is told of the request.
+func (j *job) runtime() *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{
+		ContainerID:    j.record.ContainerID,
+		NetNS:          j.record.Netns,
+		IfName:         j.stored.Interface,
+		Args:           j.args(),
+		CapabilityArgs: j.stored.RuntimeConfig,
+	}
+}
+
+// bounded ends what a plugin is given to do when it takes too long.
+func (j *job) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, j.plugin.DelegateTimeout)
 }
 
 // args is the CNI_ARGS of the delegate as one string: the runtime's, then the

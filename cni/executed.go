@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -13,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/runner"
 )
 
 // executed is a delegate whose plugins are programs on the node.
@@ -21,18 +23,7 @@ type executed struct {
 }
 
 func (d *executed) cni() *libcni.CNIConfig {
-	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{}, PluginDecoder: version.PluginDecoder{}}
-	return libcni.NewCNIConfigWithCacheDir(d.record.Path, d.plugin.CacheDir, exec)
-}
-
-func (d *executed) runtime() *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{
-		ContainerID:    d.record.ContainerID,
-		NetNS:          d.record.Netns,
-		IfName:         d.stored.Interface,
-		Args:           d.args(),
-		CapabilityArgs: d.stored.RuntimeConfig,
-	}
+	return libcni.NewCNIConfigWithCacheDir(d.record.Path, d.plugin.CacheDir, &runner.Runner{})
 }
 
 func (d *executed) validate(context.Context, *netns.Namespace) error {
@@ -44,22 +35,39 @@ func (d *executed) validate(context.Context, *netns.Namespace) error {
 	return nil
 }
 
+// save does nothing: what a plugin must know to undo its work is its own affair.
+func (d *executed) save(*netns.Namespace) error { return nil }
+
 // prepare does nothing: what there is to check is known only from the result.
 func (d *executed) prepare() {}
 
 func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *current.Result, err error) {
-	err = d.step("execute", func() error {
-		result, err = d.execute(ctx)
-		return err
-	})
-	if err != nil || d.stored.Attachment == nil {
-		return result, err
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"execute", func() error { result, err = d.execute(ctx, nil); return err }},
+		{"guard", func() error { return d.guardMade(pod, result) }},
+		{"reroute", func() error { return d.rerouteMade(pod, result) }},
 	}
-	return result, d.step("guard", func() error { return d.guardMade(pod, result) })
+	for _, s := range steps {
+		if err := d.step(s.name, s.do); err != nil {
+			return nil, err
+		}
+	}
+	return result, nil
 }
 
-func (d *executed) execute(ctx context.Context) (*current.Result, error) {
-	answer, err := d.cni().AddNetworkList(ctx, d.list, d.runtime())
+// execute has the plugins carry ADD out, the first of them with the result of
+// those before it, which is nil where there are none.
+func (d *executed) execute(ctx context.Context, previous *current.Result) (*current.Result, error) {
+	list, err := following(d.list, previous)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
+	answer, err := d.cni().AddNetworkList(ctx, list, d.runtime())
 	if err != nil {
 		return nil, executing(ctx, err)
 	}
@@ -70,11 +78,40 @@ func (d *executed) execute(ctx context.Context) (*current.Result, error) {
 	return result, nil
 }
 
+// following is a list whose first plugin comes behind others. libcni gives only
+// the second and those behind it a previous result of its own accord.
+func following(list *libcni.NetworkConfigList, previous *current.Result) (*libcni.NetworkConfigList, error) {
+	if previous == nil {
+		return list, nil
+	}
+	converted, err := previous.GetAsVersion(list.CNIVersion)
+	if err != nil {
+		return nil, fmt.Errorf("converting the result for plugin %s: %w", list.Plugins[0].Network.Type, err)
+	}
+	first, err := libcni.InjectConf(list.Plugins[0], map[string]any{"prevResult": converted})
+	if err != nil {
+		return nil, fmt.Errorf("handing the result on to plugin %s: %w", list.Plugins[0].Network.Type, err)
+	}
+	after := *list
+	after.Plugins = slices.Clone(list.Plugins)
+	after.Plugins[0] = first
+	return &after, nil
+}
+
 func (d *executed) check(ctx context.Context, pod *netns.Namespace, _ *current.Result) error {
+	if err := d.checkList(ctx); err != nil {
+		return err
+	}
+	return d.checkGuard(pod)
+}
+
+func (d *executed) checkList(ctx context.Context) error {
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
 	if err := d.cni().CheckNetworkList(ctx, d.list, d.runtime()); err != nil && !predatesCheck(d.list) {
 		return executing(ctx, err)
 	}
-	return d.checkGuard(pod)
+	return nil
 }
 
 // predatesCheck is true for configurations of a version that has no CHECK; the
@@ -85,21 +122,25 @@ func predatesCheck(list *libcni.NetworkConfigList) bool {
 }
 
 func (d *executed) del(ctx context.Context, pod *netns.Namespace) error {
+	return errors.Join(d.delList(ctx, pod), d.removeGuard())
+}
+
+func (d *executed) delList(ctx context.Context, pod *netns.Namespace) error {
 	runtime := d.runtime()
 	if pod == nil {
 		runtime.NetNS = ""
 	}
-	err := d.cni().DelNetworkList(ctx, d.list, runtime)
-	if err != nil {
-		err = executing(ctx, err)
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
+	if err := d.cni().DelNetworkList(ctx, d.list, runtime); err != nil {
+		return executing(ctx, err)
 	}
-	return errors.Join(err, d.removeGuard())
+	return nil
 }
 
-// executing says that a plugin was cut off, where it was: libcni tells only that
-// it was killed.
+// executing says that a plugin was cut off, where it was.
 func executing(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		return fmt.Errorf("executing the plugin: %w: %w", ctx.Err(), err)
 	}
 	return fmt.Errorf("executing the plugin: %w", err)

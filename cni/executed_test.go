@@ -31,7 +31,7 @@ func script(t *testing.T, binDir, text string) {
 // delegateWith makes the only delegate of a sandbox whose plugins are in binDir.
 func delegateWith(t *testing.T, binDir string, stored state.Delegate) *executed {
 	t.Helper()
-	p := &Plugin{CacheDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	p := &Plugin{CacheDir: t.TempDir(), DelegateTimeout: time.Minute, Log: slog.New(slog.DiscardHandler)}
 	record := &state.Record{
 		ContainerID: "c", Netns: "/n", Args: podArgsText, Path: []string{binDir}, Delegates: []state.Delegate{stored},
 	}
@@ -56,9 +56,9 @@ func TestExecutedAdd(t *testing.T) {
 		{"a result", `echo '{"cniVersion":"1.0.0","ips":[{"address":"192.0.2.8/24"}]}'`, 0, ""},
 		{"a refusal", `echo '{"code":7,"msg":"bad master","details":"eth7"}'; exit 1`, 7, "bad master; eth7"},
 		{"a code of its own", `echo '{"code":123,"msg":"full"}'; exit 1`, 123, "full"},
-		{"a death without a word", "exit 1", CodeFailed, "exit status 1"},
-		{"a death with a word", "echo oops >&2; exit 2", CodeFailed, "oops"},
-		{"garbage and a failure", "echo garbage; exit 1", CodeFailed, "garbage"},
+		{"a death without a word", "exit 1", types.ErrInternal, "exit status 1"},
+		{"a death with a word", "echo oops >&2; exit 2", types.ErrInternal, "oops"},
+		{"garbage and a failure", "echo garbage; exit 1", types.ErrInternal, "garbage"},
 		{"garbage and success", "echo garbage", CodeFailed, "unmarshal"},
 		{"no result", "true", CodeFailed, "unmarshal"},
 		{"a version that nobody knows", `echo '{"cniVersion":"9.9.9"}'`, CodeFailed, "9.9.9"},

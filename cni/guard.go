@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,6 +27,15 @@ type guarded struct {
 	guard   *loader.Guard
 	mac     net.HardwareAddr
 	sources []netip.Prefix
+}
+
+// Place is where the guard of an attachment sits. The pod's namespace need not be
+// given where that is on the node.
+func Place(host, pod *netns.Namespace, a *attachment.Attachment) loader.Place {
+	if a.HostInterface != "" {
+		return loader.Place{Namespace: host, Interface: a.HostInterface, Opposite: true}
+	}
+	return loader.Place{Namespace: pod, Interface: a.Interface}
 }
 
 // reserve plans the attachment of every delegate but the default network's, and
@@ -76,17 +86,42 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, address
 	if j.stored.Attachment == nil {
 		return &guarded{}, nil
 	}
-	mac, err := net.ParseMAC(made.Mac)
+	mac, err := ethernetAddress(made)
 	if err != nil {
-		return nil, fmt.Errorf("reading the MAC of %s: %w", made.Name, err)
+		return &guarded{}, j.withoutGuard(err)
 	}
 	spec := j.guardSpec(addressed)
 	spec.MAC = mac
-	guard, err := j.plugin.Guards.Attach(pod, j.id(), spec)
+	guard, err := j.plugin.Guards.Attach(Place(j.plugin.Host, pod, j.stored.Attachment), j.id(), spec)
 	if err != nil {
 		return &guarded{}, j.withoutGuard(err)
 	}
 	return &guarded{guard: guard, mac: mac}, nil
+}
+
+var errNotEthernet = errors.New("it is no Ethernet interface, and only those can be guarded; " +
+	`a network that is to do without says "weir": {"enforcement": "bestEffort"}`)
+
+func ethernetAddress(made *current.Interface) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(made.Mac)
+	if err != nil || len(mac) != ethernetAddressLen {
+		return nil, fmt.Errorf("%w: its hardware address is %q", errNotEthernet, made.Mac)
+	}
+	return mac, nil
+}
+
+// ethernetAddressLen is ETH_ALEN.
+const ethernetAddressLen = 6
+
+// withoutInterface leaves an attachment unguarded that is nothing to the kernel: a
+// device that a program in the pod drives by itself.
+func (j *job) withoutInterface() error {
+	if j.stored.Attachment == nil {
+		return nil
+	}
+	j.plugin.Log.Warn("the attachment has no interface in the kernel, so it is neither guarded nor counted",
+		"pod", j.record.Pod.String(), "network", j.stored.Network, "netif", j.stored.Interface)
+	return j.giveUpGuard()
 }
 
 // withoutGuard decides what an attachment is worth without its programs.
@@ -96,6 +131,10 @@ func (j *job) withoutGuard(err error) error {
 	}
 	j.plugin.Log.Warn("the attachment is not guarded", "pod", j.record.Pod.String(),
 		"network", j.stored.Network, "netif", j.stored.Interface, "err", err)
+	return j.giveUpGuard()
+}
+
+func (j *job) giveUpGuard() error {
 	if err := j.removeGuard(); err != nil {
 		return err
 	}
@@ -118,16 +157,22 @@ func (g *guarded) allow(sources []netip.Prefix) error {
 	return g.set(linkLocals)
 }
 
-// allowOwn leaves of the link-local addresses that which the MAC makes, and those
-// that the interface has: ipvlan's slaves share a MAC, and a node may want stable
-// or random identifiers.
-func (g *guarded) allowOwn(pod *netns.Namespace, result *current.Result) error {
+// settle allows what the last of a network's plugins has left: the addresses of
+// its result and the MAC that the interface has by now. Of the link-local addresses
+// it leaves that which the MAC makes, and those that the interface has: ipvlan's
+// slaves share a MAC, and a node may want stable or random identifiers.
+func (g *guarded) settle(pod *netns.Namespace, ifname string, result *current.Result) error {
 	if g.guard == nil {
 		return nil
 	}
-	has, err := netif.Addresses(pod, result.Interfaces[0].Name)
+	link, err := pod.Netlink().LinkByName(ifname)
 	if err != nil {
-		return fmt.Errorf("reading the addresses of %s: %w", result.Interfaces[0].Name, err)
+		return fmt.Errorf("looking up %s: %w", ifname, err)
+	}
+	g.mac, g.sources = link.Attrs().HardwareAddr, sourcesOf(result)
+	has, err := netif.Addresses(pod, ifname)
+	if err != nil {
+		return fmt.Errorf("reading the addresses of %s: %w", ifname, err)
 	}
 	made := loader.LinkLocal(g.mac)
 	own := []netip.Prefix{netip.PrefixFrom(made, made.BitLen())}
@@ -169,40 +214,29 @@ func prefixesOf(result *current.Result) []netip.Prefix {
 	return prefixes
 }
 
-// guardMade guards the interface that executed plugins made: the one of their
-// result that is in the pod and bears the name that was asked for.
-func (d *executed) guardMade(pod *netns.Namespace, result *current.Result) error {
-	made, err := d.made(pod, result)
+// guardMade guards the interface that other plugins made.
+func (j *job) guardMade(pod *netns.Namespace, result *current.Result) error {
+	if j.stored.Attachment == nil {
+		return nil
+	}
+	link, err := pod.Netlink().LinkByName(j.stored.Interface)
+	switch {
+	case netif.IsNotFound(err):
+		return j.withoutInterface()
+	case err != nil:
+		return fmt.Errorf("looking up %s, which the plugin made: %w", j.stored.Interface, err)
+	}
+	made := &current.Interface{Name: j.stored.Interface, Mac: link.Attrs().HardwareAddr.String()}
+	guard, err := j.attachGuard(pod, made, len(result.IPs) > 0)
 	if err != nil {
 		return err
 	}
-	guard, err := d.attachGuard(pod, made, len(result.IPs) > 0)
-	if err != nil {
-		return err
-	}
-	if err := guard.allow(sourcesOf(result)); err != nil {
-		return err
-	}
-	return guard.allowOwn(pod, &current.Result{Interfaces: []*current.Interface{made}})
-}
-
-func (d *executed) made(pod *netns.Namespace, result *current.Result) (*current.Interface, error) {
-	for _, i := range result.Interfaces {
-		if i.Sandbox == "" || i.Name != d.stored.Interface {
-			continue
-		}
-		link, err := pod.Netlink().LinkByName(i.Name)
-		if err != nil {
-			return nil, fmt.Errorf("looking up %s, which the plugin made: %w", i.Name, err)
-		}
-		return &current.Interface{Name: i.Name, Mac: link.Attrs().HardwareAddr.String(), Sandbox: i.Sandbox}, nil
-	}
-	return nil, fmt.Errorf("the plugin's result names no interface %s in the pod", d.stored.Interface)
+	return guard.settle(pod, j.stored.Interface, result)
 }
 
 func (j *job) checkGuard(pod *netns.Namespace) error {
 	if a := j.stored.Attachment; a != nil && a.PinDir != "" {
-		return j.plugin.Guards.Check(pod, a)
+		return j.plugin.Guards.Check(Place(j.plugin.Host, pod, a), a)
 	}
 	return nil
 }

@@ -15,80 +15,40 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/ipam"
-	"github.com/weir-cni/weir/ipvlan"
-	"github.com/weir-cni/weir/macvlan"
 	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
 )
 
-// device is a type of interface that weir makes itself.
-type device interface {
-	// Validate finds what is wrong with the configuration on this node.
-	Validate(host, pod *netns.Namespace) error
-	// Create makes the interface in the pod, down and without addresses.
-	Create(host, pod *netns.Namespace, name string) (*current.Interface, error)
-	// Check compares the interface with the configuration.
-	Check(host, pod *netns.Namespace, name string) error
-	// MasterLink finds the interface below, also when none is named.
-	MasterLink(host, pod *netns.Namespace) (netlink.Link, error)
-}
-
-// parser reads a configuration and CNI_ARGS, and says which mode was chosen.
-type parser func(config []byte, args string) (d device, mode string, err error)
-
-// parsers are those of the types that weir makes itself.
-func parsers() map[string]parser {
-	return map[string]parser{
-		"macvlan": func(config []byte, args string) (device, string, error) {
-			c, err := macvlan.Parse(config, args)
-			if err != nil {
-				return nil, "", err
-			}
-			return c, c.Mode, nil
-		},
-		"ipvlan": func(config []byte, args string) (device, string, error) {
-			c, err := ipvlan.Parse(config, args)
-			if err != nil {
-				return nil, "", err
-			}
-			return c, c.Mode, nil
-		},
-	}
-}
-
-// native is a delegate that weir carries out in process, over netlink.
+// native is a delegate whose first plugin weir carries out in process, over
+// netlink. The plugins behind it are executed.
 type native struct {
 	job
 	device device
-	mode   string
 	config []byte
 	ipam   ipam.Plugin
+	rest   *executed // nil when there is nothing behind
 }
 
-// native says how the delegate is made in process; nil when its plugins are
+// native says how the delegate is made in process; nil when its first plugin is
 // to be executed.
 func (j job) native() func() (delegate, error) {
-	if len(j.list.Plugins) != 1 {
-		return nil
-	}
-	parse, ok := parsers()[j.list.Plugins[0].Network.Type]
+	known, ok := nativeTypes()[j.list.Plugins[0].Network.Type]
 	if !ok {
 		return nil
 	}
-	return func() (delegate, error) { return j.makeNative(parse) }
+	return func() (delegate, error) { return j.makeNative(known) }
 }
 
-func (j job) makeNative(parse parser) (delegate, error) {
-	config, err := withRuntimeConfig(j.list, j.stored.RuntimeConfig)
+func (j job) makeNative(known nativeType) (delegate, error) {
+	config, err := j.withRuntimeConfig(known.capabilities)
 	if err != nil {
 		return nil, err
 	}
-	n := &native{job: j, config: config}
+	n := &native{job: j, config: config, rest: j.behindFirst()}
 	args := joinArgs(j.args())
-	if n.device, n.mode, err = parse(config, args); err != nil {
+	if n.device, err = known.parse(config, args); err != nil {
 		return nil, invalid("%w", err)
 	}
 	if n.ipam, err = ipam.Parse(config, j.record.Path, args); err != nil {
@@ -97,24 +57,38 @@ func (j job) makeNative(parse parser) (delegate, error) {
 	return n, nil
 }
 
-// withRuntimeConfig is the configuration as the plugin would read it from its
-// standard input. Native types take every capability that they have whether the
-// network declares it or not: Multus gives theirs as CNI_ARGS too.
-func withRuntimeConfig(list *libcni.NetworkConfigList, runtimeConfig map[string]any) ([]byte, error) {
-	values := map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}
-	for key := range runtimeConfig {
-		if key != "ips" && key != "mac" {
-			return nil, invalid("%s: network type %s does not support it", key, list.Plugins[0].Network.Type)
+// withRuntimeConfig is the configuration of the first plugin as it would read it
+// from its standard input. Native types take every capability that they have
+// whether the network declares it or not: Multus gives theirs as CNI_ARGS too.
+func (j job) withRuntimeConfig(capabilities []string) ([]byte, error) {
+	first := j.list.Plugins[0]
+	given := map[string]any{}
+	for key, value := range j.stored.RuntimeConfig {
+		if slices.Contains(capabilities, key) || first.Network.Capabilities[key] {
+			given[key] = value
 		}
 	}
-	if len(runtimeConfig) > 0 {
-		values["runtimeConfig"] = runtimeConfig
+	values := map[string]any{"name": j.list.Name, "cniVersion": j.list.CNIVersion}
+	if len(given) > 0 {
+		values["runtimeConfig"] = given
 	}
-	plugin, err := libcni.InjectConf(list.Plugins[0], values)
+	plugin, err := libcni.InjectConf(first, values)
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
 	return plugin.Bytes, nil
+}
+
+// behindFirst are the plugins of the list behind the first; nil when there are none.
+func (j job) behindFirst() *executed {
+	if len(j.list.Plugins) == 1 {
+		return nil
+	}
+	behind := *j.list
+	behind.Plugins = behind.Plugins[1:]
+	rest := &executed{job: j}
+	rest.list = &behind
+	return rest
 }
 
 func joinArgs(pairs [][2]string) string {
@@ -123,6 +97,13 @@ func joinArgs(pairs [][2]string) string {
 		joined[i] = pair[0] + "=" + pair[1]
 	}
 	return strings.Join(joined, ";")
+}
+
+func (n *native) site(pod *netns.Namespace) site {
+	return site{
+		host: n.plugin.Host, pod: pod, network: n.list.Name, containerID: n.record.ContainerID,
+		ifname: n.stored.Interface, saved: n.stored.Saved,
+	}
 }
 
 func (n *native) request() ipam.Request {
@@ -136,14 +117,22 @@ func (n *native) request() ipam.Request {
 	}
 }
 
-func (n *native) validate(_ context.Context, pod *netns.Namespace) error {
+func (n *native) validate(ctx context.Context, pod *netns.Namespace) error {
 	if err := n.checkVersion(); err != nil {
 		return err
 	}
-	if err := n.device.Validate(n.plugin.Host, pod); err != nil {
+	if err := n.device.Validate(n.site(pod)); err != nil {
 		return invalid("%w", err)
 	}
-	return nil
+	if n.rest == nil {
+		return nil
+	}
+	return n.rest.validate(ctx, pod)
+}
+
+func (n *native) save(pod *netns.Namespace) (err error) {
+	n.stored.Saved, err = n.device.Save(n.site(pod))
+	return err
 }
 
 // prepare has the programs loaded meanwhile, which takes longer than all the rest.
@@ -166,20 +155,20 @@ func (n *native) checkVersion() error {
 // no packet leaves it or reaches it uncounted.
 func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result, error) {
 	result := &current.Result{CNIVersion: current.ImplementedSpecVersion}
+	var m *made
 	var guard *guarded
 	steps := []struct {
 		name string
 		do   func() error
 	}{
-		{"create", func() error { return n.create(pod, result) }},
-		{"guard", func() (err error) {
-			guard, err = n.attachGuard(pod, result.Interfaces[0], n.ipam != nil)
-			return err
-		}},
-		{"assign", func() error { return n.assign(ctx, result) }},
+		{"create", func() (err error) { m, err = n.create(pod, result); return err }},
+		{"guard", func() (err error) { guard, err = n.guardNew(pod, m); return err }},
+		{"assign", func() error { return n.assign(ctx, m, result) }},
 		{"allow", func() error { return guard.allow(sourcesOf(result)) }},
-		{"configure", func() error { return n.configure(pod, result) }},
-		{"allow", func() error { return guard.allowOwn(pod, result) }},
+		{"configure", func() error { return n.device.Configure(n.site(pod), m, result) }},
+		{"execute", func() (err error) { result, err = n.executeRest(ctx, result); return err }},
+		{"allow", func() error { return guard.settle(pod, n.stored.Interface, result) }},
+		{"remember", func() error { return n.remember(result) }},
 	}
 	for _, s := range steps {
 		if err := n.step(s.name, s.do); err != nil {
@@ -189,37 +178,46 @@ func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result
 	return result, nil
 }
 
-func (n *native) create(pod *netns.Namespace, result *current.Result) error {
-	made, err := n.device.Create(n.plugin.Host, pod, n.stored.Interface)
+func (n *native) create(pod *netns.Namespace, result *current.Result) (*made, error) {
+	m, err := n.device.Create(n.site(pod))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	made.Sandbox = n.record.Netns
-	result.Interfaces = []*current.Interface{made}
-	if n.stored.Attachment == nil {
-		return nil
+	if m.pod >= 0 {
+		m.interfaces[m.pod].Sandbox = n.record.Netns
 	}
-	master, err := n.device.MasterLink(n.plugin.Host, pod)
-	if err != nil {
-		return err
+	result.Interfaces = m.interfaces
+	if a := n.stored.Attachment; a != nil {
+		a.Master, a.Mode, a.HostInterface = m.master, m.mode, m.hostEnd
 	}
-	n.stored.Attachment.Master, n.stored.Attachment.Mode = master.Attrs().Name, n.mode
-	return nil
+	return m, nil
 }
 
-func (n *native) configure(pod *netns.Namespace, result *current.Result) error {
-	if err := netif.Configure(pod, n.stored.Interface, result); err != nil {
-		return fmt.Errorf("configuring %s: %w", n.stored.Interface, err)
+func (n *native) guardNew(pod *netns.Namespace, m *made) (*guarded, error) {
+	if m.pod < 0 {
+		return &guarded{}, n.withoutInterface()
 	}
-	return nil
+	return n.attachGuard(pod, m.interfaces[m.pod], n.ipam != nil)
 }
 
 // assign asks the IPAM plugin for addresses and puts them into the result.
-func (n *native) assign(ctx context.Context, result *current.Result) error {
+func (n *native) assign(ctx context.Context, m *made, result *current.Result) error {
 	result.DNS = dnsOf(n.config)
-	if n.ipam == nil {
-		return nil
+	if n.ipam != nil {
+		if err := n.reserveAddresses(ctx, m, result); err != nil {
+			return err
+		}
 	}
+	if err := n.device.Complete(result); err != nil {
+		return invalid("%w", err)
+	}
+	n.reroute(result)
+	return nil
+}
+
+func (n *native) reserveAddresses(ctx context.Context, m *made, result *current.Result) error {
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
 	assigned, err := n.ipam.Add(ctx, n.request())
 	if err != nil {
 		return fmt.Errorf("assigning addresses: %w", err)
@@ -229,9 +227,19 @@ func (n *native) assign(ctx context.Context, result *current.Result) error {
 	}
 	result.IPs, result.Routes = assigned.IPs, assigned.Routes
 	for _, ip := range result.IPs {
-		ip.Interface = current.Int(0)
+		if m.pod >= 0 {
+			ip.Interface = current.Int(m.pod)
+		}
 	}
 	return nil
+}
+
+// executeRest hands the result on to the plugins behind.
+func (n *native) executeRest(ctx context.Context, result *current.Result) (*current.Result, error) {
+	if n.rest == nil {
+		return result, nil
+	}
+	return n.rest.execute(ctx, result)
 }
 
 func dnsOf(config []byte) types.DNS {
@@ -246,11 +254,15 @@ func (n *native) check(ctx context.Context, pod *netns.Namespace, result *curren
 	if err := n.checkAddresses(ctx, result); err != nil {
 		return fmt.Errorf("checking the addresses: %w", err)
 	}
-	return errors.Join(
-		n.device.Check(n.plugin.Host, pod, n.stored.Interface),
+	err := errors.Join(
+		n.device.Check(n.site(pod), result),
 		netif.Check(pod, n.stored.Interface, result),
 		n.checkGuard(pod),
 	)
+	if n.rest == nil {
+		return err
+	}
+	return errors.Join(err, n.rest.checkList(ctx))
 }
 
 // oldestVersion is what a configuration without cniVersion is taken for, as libcni
@@ -276,20 +288,35 @@ func (n *native) checkAddresses(ctx context.Context, result *current.Result) err
 	}
 	request := n.request()
 	request.Config = plugin.Bytes
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
 	return n.ipam.Check(ctx, request)
 }
 
+// del undoes the plugins in reverse. The guard goes when nothing is left that it
+// could guard.
 func (n *native) del(ctx context.Context, pod *netns.Namespace) error {
 	var errs []error
-	if n.ipam != nil {
-		if err := n.ipam.Del(ctx, n.request()); err != nil {
-			errs = append(errs, fmt.Errorf("releasing the addresses: %w", err))
-		}
+	if n.rest != nil {
+		errs = append(errs, n.rest.delList(ctx, pod))
 	}
-	if pod != nil {
-		if err := netif.Delete(pod, n.stored.Interface); err != nil {
-			errs = append(errs, fmt.Errorf("deleting %s: %w", n.stored.Interface, err))
-		}
+	errs = append(errs, n.release(ctx))
+	result, err := storedResult(n.stored)
+	errs = append(errs, err, n.device.Delete(n.site(pod), result), n.removeGuard())
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
-	return errors.Join(append(errs, n.removeGuard())...)
+	return n.forgetCached()
+}
+
+func (n *native) release(ctx context.Context) error {
+	if n.ipam == nil {
+		return nil
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	if err := n.ipam.Del(ctx, n.request()); err != nil {
+		return fmt.Errorf("releasing the addresses: %w", err)
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,10 +190,13 @@ func networkOf(list []byte) (*libcni.NetworkConfigList, error) {
 // applySelection puts what the pod asked for where the network's plugins read
 // it: the capabilities, CNI_ARGS, and args.cni.
 func applySelection(d *state.Delegate, s *Selection) error {
-	if err := refuseUnsupported(s); err != nil {
-		return err
+	if s.IPAMClaimReference != "" {
+		return errors.New("ipam-claim-reference: not supported")
 	}
 	d.RuntimeConfig = capabilities(s)
+	if err := checkCapabilities(d); err != nil {
+		return err
+	}
 	if len(s.IPRequest) > 0 {
 		d.Args = append(d.Args, [2]string{"IP", strings.Join(s.IPRequest, ",")})
 	}
@@ -207,15 +211,28 @@ func applySelection(d *state.Delegate, s *Selection) error {
 	return err
 }
 
-// refuseUnsupported fails a pod rather than leave out what it asked for.
-func refuseUnsupported(s *Selection) error {
-	switch {
-	case s.GatewayRequest != nil:
-		return errors.New("default-route: not supported")
-	case s.IPAMClaimReference != "":
-		return errors.New("ipam-claim-reference: not supported")
+// checkCapabilities fails a pod that asks for what no plugin of the network
+// declares (NPWG specification 4.1.2.1.3 to 4.1.2.1.10). The native types need not
+// declare what they have, nor need any network for the guard's bandwidth.
+func checkCapabilities(d *state.Delegate) error {
+	list, err := parseNetwork(d.Config)
+	if err != nil {
+		return err
+	}
+	known := append([]string{capabilityBandwidth}, nativeTypes()[list.Plugins[0].Network.Type].capabilities...)
+	for _, key := range slices.Sorted(maps.Keys(d.RuntimeConfig)) {
+		if !slices.Contains(known, key) && !declares(list, key) {
+			return fmt.Errorf("%s: no plugin of the network declares this capability", key)
+		}
 	}
 	return nil
+}
+
+// capabilityBandwidth is enforced by the guard where no plugin declares it.
+const capabilityBandwidth = "bandwidth"
+
+func declares(list *libcni.NetworkConfigList, capability string) bool {
+	return slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities[capability] })
 }
 
 func capabilities(s *Selection) map[string]any {

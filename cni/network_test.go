@@ -80,10 +80,9 @@ func TestParseConfig(t *testing.T) {
 		config string
 		code   uint
 	}{
-		"not JSON":           {"{", types.ErrDecodingFailure},
-		"a list":             {"[]", types.ErrDecodingFailure},
-		"no default network": {`{"name":"weir"}`, types.ErrInvalidNetworkConfig},
-		"mistyped":           {`{"delegates":7}`, types.ErrDecodingFailure},
+		"not JSON": {"{", types.ErrDecodingFailure},
+		"a list":   {"[]", types.ErrDecodingFailure},
+		"mistyped": {`{"delegates":7}`, types.ErrDecodingFailure},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -379,7 +378,7 @@ func TestCapabilities(t *testing.T) {
 
 func TestApplySelection(t *testing.T) {
 	t.Parallel()
-	d := &state.Delegate{Config: json.RawMessage(`{"type":"x"}`)}
+	d := &state.Delegate{Config: json.RawMessage(`{"name":"a","type":"x","capabilities":{"ips":true,"mac":true}}`)}
 	s := &Selection{Name: "a", IPRequest: []string{"192.0.2.1/24", "2001:db8::1/64"}, MacRequest: "02:00:00:00:00:01"}
 	if err := applySelection(d, s); err != nil {
 		t.Fatal(err)
@@ -391,19 +390,8 @@ func TestApplySelection(t *testing.T) {
 	if len(d.RuntimeConfig) != 2 {
 		t.Errorf("capabilities %v", d.RuntimeConfig)
 	}
-	refused := map[string]string{
-		`{"name":"a","default-route":["192.0.2.1"]}`: "default-route",
-		`{"name":"a","default-route":[]}`:            "default-route",
-		`{"name":"a","ipam-claim-reference":"c"}`:    "ipam-claim-reference",
-	}
-	for text, key := range refused {
-		var s Selection
-		if err := json.Unmarshal([]byte(text), &s); err != nil {
-			t.Fatal(err)
-		}
-		if err := applySelection(d, &s); err == nil || !strings.Contains(err.Error(), key) {
-			t.Errorf("%s: %v", text, err)
-		}
+	if err := applySelection(d, &Selection{Name: "a", IPAMClaimReference: "c"}); err == nil || !strings.Contains(err.Error(), "ipam-claim-reference") {
+		t.Errorf("a claim: %v", err)
 	}
 }
 
@@ -434,5 +422,52 @@ func TestOptions(t *testing.T) {
 				t.Errorf("%+v, %v", got, err)
 			}
 		})
+	}
+}
+
+func TestCheckCapabilities(t *testing.T) {
+	t.Parallel()
+	const declaring = `{"name":"a","plugins":[{"type":"x"},{"type":"portmap","capabilities":{"portMappings":true,"mac":false}}]}`
+	tests := []struct {
+		name, config, capability string
+		refused                  bool
+	}{
+		{"of a native type", `{"name":"a","type":"macvlan"}`, "mac", false},
+		{"of a native type, first of a list", `{"name":"a","plugins":[{"type":"ipvlan"},{"type":"x"}]}`, "ips", false},
+		{"that a native type lacks", `{"name":"a","type":"macvlan"}`, "portMappings", true},
+		{"that a native type lacks and the plugin behind it has", `{"name":"a","plugins":[{"type":"macvlan"},{"type":"portmap","capabilities":{"portMappings":true}}]}`, "portMappings", false},
+		{"declared", declaring, "portMappings", false},
+		{"declared as not there", declaring, "mac", true},
+		{"of none", declaring, "ips", true},
+		{"the guard's own", `{"name":"a","type":"x"}`, "bandwidth", false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			d := &state.Delegate{Config: json.RawMessage(test.config), RuntimeConfig: map[string]any{test.capability: 1}}
+			err := checkCapabilities(d)
+			if (err != nil) != test.refused || err != nil && !strings.Contains(err.Error(), test.capability) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestRuntimeConfigOfNativeTypes(t *testing.T) {
+	t.Parallel()
+	list, err := parseNetwork([]byte(`{"name":"a","type":"macvlan"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := job{list: list, stored: &state.Delegate{RuntimeConfig: map[string]any{"mac": "02:00:00:00:00:01", "dns": map[string]any{}}}}
+	config, err := j.withRuntimeConfig([]string{"mac"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		RuntimeConfig map[string]any
+	}
+	if err := json.Unmarshal(config, &got); err != nil || len(got.RuntimeConfig) != 1 || got.RuntimeConfig["mac"] == "" {
+		t.Errorf("%s, %v", config, err)
 	}
 }

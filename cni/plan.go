@@ -51,7 +51,15 @@ func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest, pod attachment.P
 	if err != nil {
 		return nil, err
 	}
-	record := &state.Record{
+	if config.isChained() {
+		return p.planChained(config, req, pod)
+	}
+	record := p.newRecord(config, req, pod)
+	return record, p.planDelegates(ctx, config, record, req.IfName)
+}
+
+func (p *Plugin) newRecord(config *Config, req *api.CNIRequest, pod attachment.Pod) *state.Record {
+	return &state.Record{
 		ContainerID: req.ContainerID,
 		Netns:       req.Netns,
 		Pod:         pod,
@@ -61,7 +69,6 @@ func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest, pod attachment.P
 		Args:        req.Args,
 		Created:     time.Now(),
 	}
-	return record, p.planDelegates(ctx, config, record, req.IfName)
 }
 
 func aboutPod(pod attachment.Pod, err error) error {
@@ -87,15 +94,24 @@ func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *stat
 	if err != nil {
 		return err
 	}
-	selected, err := p.selectedDelegates(ctx, config, record.Pod)
+	delegates[0].RuntimeConfig = config.RuntimeConfig
+	selections, err := p.selections(ctx, record.Pod)
 	if err != nil {
 		return err
 	}
-	record.Delegates = slices.Concat(delegates, selected)
-	for i := range record.Delegates {
-		nameInterface(&record.Delegates[i], i, ifname)
+	for i := range selections {
+		d, err := p.selectedDelegate(ctx, config, record.Pod, &selections[i])
+		if err != nil {
+			return err
+		}
+		delegates = append(delegates, *d)
 	}
-	return checkUnique(record.Delegates)
+	for i := range delegates {
+		nameInterface(&delegates[i], i, ifname)
+	}
+	record.Delegates = delegates
+	placeDefaultRoute(delegates, selections)
+	return checkUnique(delegates)
 }
 
 // nameInterface gives the default network the runtime's CNI_IFNAME and every
@@ -122,8 +138,8 @@ func checkUnique(delegates []state.Delegate) error {
 	return nil
 }
 
-// selectedDelegates are those of the pod's annotation, in its order.
-func (p *Plugin) selectedDelegates(ctx context.Context, config *Config, pod attachment.Pod) ([]state.Delegate, error) {
+// selections are those of the pod's annotation, in its order.
+func (p *Plugin) selections(ctx context.Context, pod attachment.Pod) ([]Selection, error) {
 	if pod.Name == "" {
 		return nil, nil
 	}
@@ -135,15 +151,7 @@ func (p *Plugin) selectedDelegates(ctx context.Context, config *Config, pod atta
 	if err != nil {
 		return nil, newError(types.ErrInvalidNetworkConfig, err)
 	}
-	var delegates []state.Delegate
-	for i := range selections {
-		d, err := p.selectedDelegate(ctx, config, pod, &selections[i])
-		if err != nil {
-			return nil, err
-		}
-		delegates = append(delegates, *d)
-	}
-	return delegates, nil
+	return selections, nil
 }
 
 func (p *Plugin) findPod(ctx context.Context, pod attachment.Pod) (*corev1.Pod, error) {
@@ -207,16 +215,20 @@ func checkRequest(req *api.CNIRequest) error {
 	return nil
 }
 
-// checkFree refuses a plan for a name that the pod already has.
-func checkFree(pod *netns.Namespace, d *state.Delegate) error {
+// checkName refuses a plan for a name that the pod already has, or, behind another
+// plugin, for one that it lacks.
+func checkName(pod *netns.Namespace, record *state.Record, d *state.Delegate) error {
 	if err := netif.ValidateName(d.Interface); err != nil {
 		return invalid("%w", err)
 	}
+	chained := record.Chained != ""
 	_, err := pod.Netlink().LinkByName(d.Interface)
 	switch {
-	case err == nil:
+	case err == nil && !chained:
 		return invalid("the pod already has an interface %s", d.Interface)
-	case netif.IsNotFound(err):
+	case netif.IsNotFound(err) && chained:
+		return invalid("the pod has no interface %s that the plugin before weir should have made", d.Interface)
+	case err == nil, netif.IsNotFound(err):
 		return nil
 	default:
 		return fmt.Errorf("looking %s up in the pod: %w", d.Interface, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -35,10 +36,17 @@ type Guards interface {
 	// Prepare begins to load the programs of an attachment whose interface is
 	// yet to be made, and returns at once. Attach or Remove must follow.
 	Prepare(id attachment.ID, spec loader.Spec)
-	// Attach guards an interface in a namespace.
-	Attach(ns *netns.Namespace, id attachment.ID, spec loader.Spec) (*loader.Guard, error)
+	// Attach guards an interface.
+	Attach(place loader.Place, id attachment.ID, spec loader.Spec) (*loader.Guard, error)
+	// Publish makes an attachment known whose ADD has succeeded.
+	Publish(a attachment.Attachment)
+	// Published lists the attachments of a container that were made known.
+	Published(containerID string) []attachment.Attachment
 	// Check tells whether the guard of an attachment is in place.
-	Check(ns *netns.Namespace, a *attachment.Attachment) error
+	Check(place loader.Place, a *attachment.Attachment) error
+	// Detach takes the programs of a guard off an interface that lives on. Remove
+	// must follow.
+	Detach(place loader.Place, a *attachment.Attachment) error
 	// Remove takes a guard away; what is not there is no error.
 	Remove(a *attachment.Attachment) error
 }
@@ -59,15 +67,17 @@ type Plugin struct {
 	BinDir string
 	// BPFDir holds a directory of pins for each attachment.
 	BPFDir string
-	// CacheDir holds libcni's cache of executed delegates.
+	// CacheDir holds libcni's cache of attachments.
 	CacheDir string
+	// DelegateTimeout bounds each execution of a plugin, which is killed then.
+	DelegateTimeout time.Duration
 	// Log takes what happens, with pod, network and interface.
 	Log *slog.Logger
 }
 
-// recordOf is the record of a container, or nil when there is none.
-func (p *Plugin) recordOf(containerID string) (*state.Record, error) {
-	record, err := p.Records.Load(containerID)
+// recordOf is the record with a key, or nil when there is none.
+func (p *Plugin) recordOf(key string) (*state.Record, error) {
+	record, err := p.Records.Load(key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -23,7 +23,6 @@ import (
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/loader"
-	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -39,11 +38,17 @@ type guards struct {
 
 func (g *guards) Prepare(attachment.ID, loader.Spec) {}
 
-func (g *guards) Attach(*netns.Namespace, attachment.ID, loader.Spec) (*loader.Guard, error) {
+func (g *guards) Attach(loader.Place, attachment.ID, loader.Spec) (*loader.Guard, error) {
 	return nil, errStuck
 }
 
-func (g *guards) Check(*netns.Namespace, *attachment.Attachment) error { return nil }
+func (g *guards) Publish(attachment.Attachment) {}
+
+func (g *guards) Published(string) []attachment.Attachment { return nil }
+
+func (g *guards) Check(loader.Place, *attachment.Attachment) error { return nil }
+
+func (g *guards) Detach(loader.Place, *attachment.Attachment) error { return nil }
 
 func (g *guards) Remove(a *attachment.Attachment) error {
 	g.mu.Lock()
@@ -85,7 +90,8 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{guards: &guards{}, cluster: &publisher{}, binDir: t.TempDir()}
 	n.Plugin = &Plugin{
-		Networks: n.cluster, Guards: n.guards, Records: records, BPFDir: t.TempDir(), CacheDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Networks: n.cluster, Guards: n.guards, Records: records, BPFDir: t.TempDir(), CacheDir: t.TempDir(),
+		BinDir: n.binDir, DelegateTimeout: time.Minute, Log: slog.New(slog.DiscardHandler),
 	}
 	script(t, n.binDir, `echo "$CNI_COMMAND $CNI_IFNAME" >> '`+n.binDir+`/calls'`)
 	return n
@@ -143,12 +149,12 @@ func TestDel(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	n.sandbox(t, "c0ffee", state.Ready)
-	for range 2 { // the second finds nothing, which is no error
+	for range 2 { // the second finds nothing but the default network's plugin to ask
 		if err := n.Del(t.Context(), requestFor("c0ffee")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff("DEL net1, DEL eth0", n.calls(t)); diff != "" {
+	if diff := cmp.Diff("DEL net1, DEL eth0, DEL eth0", n.calls(t)); diff != "" {
 		t.Errorf("delegates (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"c0ffee-net1"}, n.guards.removed); diff != "" {
@@ -276,7 +282,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"CHECK of an unknown container", check, func(*api.CNIRequest) {}, types.ErrUnknownContainer, "c0ffee"},
 		{"CHECK of an unfinished container", check, func(r *api.CNIRequest) { r.ContainerID = "adding" }, types.ErrUnknownContainer, "adding"},
 		{"CHECK without a namespace", check, func(r *api.CNIRequest) { r.ContainerID = "ready" }, types.ErrInvalidEnvironmentVariables, "CNI_NETNS"},
-		{"GC of garbage", gc, func(r *api.CNIRequest) { r.Config = []byte("{") }, types.ErrDecodingFailure, "valid-attachments"},
+		{"GC of garbage", gc, func(r *api.CNIRequest) { r.Config = []byte("{") }, types.ErrDecodingFailure, "configuration"},
 		{"GC of a number", gc, func(r *api.CNIRequest) { r.Config = []byte(`{"cni.dev/valid-attachments":7}`) }, types.ErrDecodingFailure, "valid-attachments"},
 	}
 	for _, test := range tests {

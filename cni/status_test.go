@@ -47,26 +47,3 @@ func TestNetworkStatus(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
-
-func TestNativeTypesRefuseCapabilitiesThatTheyLack(t *testing.T) {
-	t.Parallel()
-	list, err := parseNetwork([]byte(`{"name":"a","type":"macvlan"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range []string{"portMappings", "bandwidth", "infinibandGUID"} {
-		if _, err := withRuntimeConfig(list, map[string]any{key: 1}); err == nil {
-			t.Errorf("%s was taken", key)
-		}
-	}
-	config, err := withRuntimeConfig(list, map[string]any{"mac": "02:00:00:00:00:01"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got struct {
-		RuntimeConfig struct{ Mac string }
-	}
-	if err := json.Unmarshal(config, &got); err != nil || got.RuntimeConfig.Mac == "" {
-		t.Errorf("%s, %v", config, err)
-	}
-}

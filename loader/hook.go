@@ -23,15 +23,44 @@ import (
 type side struct {
 	name    string
 	program *ebpf.Program
-	attach  ebpf.AttachType
-	parent  uint32
-	pin     string
+	hook
+	pin string
 }
 
-func (g *Guard) sides() []side {
+// Place is where the programs of a guard sit.
+type Place struct {
+	// Namespace is where the interface lies.
+	Namespace *netns.Namespace
+	// Interface is its name there.
+	Interface string
+	// Opposite is set when the interface is not the pod's own but the other end
+	// of its cable: what comes in there is what the pod has sent.
+	Opposite bool
+}
+
+func (p Place) link() (netlink.Link, error) {
+	l, err := p.Namespace.Netlink().LinkByName(p.Interface)
+	if err != nil {
+		return nil, fmt.Errorf("looking up %s: %w", p.Interface, err)
+	}
+	return l, nil
+}
+
+// hook is one of the two at which an interface runs programs.
+type hook struct {
+	attach ebpf.AttachType
+	parent uint32
+}
+
+func (g *Guard) sides(p Place) []side {
+	in := hook{ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS}
+	out := hook{ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS}
+	if p.Opposite {
+		in, out = out, in
+	}
 	return []side{
-		{bpf.IngressProgram, g.ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS, pinIngressLink},
-		{bpf.EgressProgram, g.egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS, pinEgressLink},
+		{bpf.IngressProgram, g.ingress, in, pinIngressLink},
+		{bpf.EgressProgram, g.egress, out, pinEgressLink},
 	}
 }
 
@@ -41,18 +70,18 @@ const (
 	filterHandle   = 1
 )
 
-func attachFilters(ns *netns.Namespace, ifname string, g *Guard) error {
-	l, err := ns.Netlink().LinkByName(ifname)
+func attachFilters(p Place, g *Guard) error {
+	l, err := p.link()
 	if err != nil {
-		return fmt.Errorf("looking up %s: %w", ifname, err)
+		return err
 	}
-	index := l.Attrs().Index
+	ns, index := p.Namespace, l.Attrs().Index
 	if err := ns.Netlink().QdiscAdd(clsactOn(index)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("adding a clsact qdisc: %w", err)
 	}
-	for _, s := range g.sides() {
+	for _, s := range g.sides(p) {
 		if err := ns.Netlink().FilterReplace(s.filter(index)); err != nil {
-			return errors.Join(fmt.Errorf("adding the filter %s: %w", s.name, err), g.clear(ns, index))
+			return errors.Join(fmt.Errorf("adding the filter %s: %w", s.name, err), g.clear(p, index))
 		}
 	}
 	return nil
@@ -87,20 +116,20 @@ func (s side) filter(index int) *netlink.BpfFilter {
 // clear takes our filters off, and the qdisc when nobody else uses it. The kernel
 // stops an interface that is up while its qdisc goes (dev_deactivate), and drops
 // what it is to send meanwhile.
-func (g *Guard) clear(ns *netns.Namespace, index int) error {
-	if err := g.removeFilters(ns, index); err != nil {
+func (g *Guard) clear(p Place, index int) error {
+	if err := g.removeFilters(p, index); err != nil {
 		return err
 	}
-	return removeUnusedClsact(ns, index)
+	return removeUnusedClsact(p.Namespace, index)
 }
 
 // removeFilters takes our filters off.
-func (g *Guard) removeFilters(ns *netns.Namespace, index int) error {
-	for _, s := range g.sides() {
-		if !s.hasFilter(ns, index) {
+func (g *Guard) removeFilters(p Place, index int) error {
+	for _, s := range g.sides(p) {
+		if !s.hasFilter(p.Namespace, index) {
 			continue
 		}
-		if err := ns.Netlink().FilterDel(s.filter(index)); err != nil && !isGone(err) {
+		if err := p.Namespace.Netlink().FilterDel(s.filter(index)); err != nil && !isGone(err) {
 			return fmt.Errorf("removing the filter %s: %w", s.name, err)
 		}
 	}
@@ -150,17 +179,17 @@ func (s side) hasFilter(ns *netns.Namespace, index int) bool {
 // after any failure, and at any time by another process. Each link ends the
 // chain before the filter of the same program, which is removed only then. The
 // qdisc stays, empty: no packet may be lost by its removal.
-func (l *Loader) Promote(ns *netns.Namespace, ifname string, g *Guard) error {
-	nl, err := ns.Netlink().LinkByName(ifname)
+func (l *Loader) Promote(p Place, g *Guard) error {
+	nl, err := p.link()
 	if err != nil {
-		return fmt.Errorf("looking up %s: %w", ifname, err)
+		return err
 	}
 	index := nl.Attrs().Index
-	if err := ns.Do(func() error { return l.link(index, g) }); err != nil {
-		return fmt.Errorf("linking the programs to %s: %w", ifname, err)
+	if err := p.Namespace.Do(func() error { return l.link(index, g.sides(p), g.dir) }); err != nil {
+		return fmt.Errorf("linking the programs to %s: %w", p.Interface, err)
 	}
 	if !l.noLinks.Load() {
-		if err := g.removeFilters(ns, index); err != nil {
+		if err := g.removeFilters(p, index); err != nil {
 			return err
 		}
 	}
@@ -169,9 +198,9 @@ func (l *Loader) Promote(ns *netns.Namespace, ifname string, g *Guard) error {
 
 // link makes and pins the links that are not pinned yet. It runs inside the
 // namespace of the interface, where the kernel looks the index up.
-func (l *Loader) link(index int, g *Guard) error {
-	for _, s := range g.sides() {
-		if err := s.link(index, g.dir); errors.Is(err, ebpf.ErrNotSupported) {
+func (l *Loader) link(index int, sides []side, dir string) error {
+	for _, s := range sides {
+		if err := s.link(index, dir); errors.Is(err, ebpf.ErrNotSupported) {
 			l.noLinks.Store(true)
 			return nil
 		} else if err != nil {
@@ -207,20 +236,20 @@ var ErrDetached = errors.New("the guard is not attached")
 
 // Check tells whether both programs are on the interface, and all that another
 // agent would need is pinned. The error is ErrDetached when something is missing.
-func (g *Guard) Check(ns *netns.Namespace, ifname string) error {
+func (g *Guard) Check(p Place) error {
 	for _, pin := range []string{pinCounters, pinFacts, pinControl, pinIngress, pinEgress} {
 		if _, err := os.Lstat(filepath.Join(g.dir, pin)); err != nil {
 			return fmt.Errorf("%w: its pin is missing: %w", ErrDetached, err)
 		}
 	}
-	l, err := ns.Netlink().LinkByName(ifname)
+	l, err := p.link()
 	if err != nil {
-		return fmt.Errorf("looking up %s: %w", ifname, err)
+		return err
 	}
 	index := l.Attrs().Index
-	for _, s := range g.sides() {
-		if !s.isLinked(index, g.dir) && !s.hasFilter(ns, index) {
-			return fmt.Errorf("%w: %s is missing on %s", ErrDetached, s.name, ifname)
+	for _, s := range g.sides(p) {
+		if !s.isLinked(index, g.dir) && !s.hasFilter(p.Namespace, index) {
+			return fmt.Errorf("%w: %s is missing on %s", ErrDetached, s.name, p.Interface)
 		}
 	}
 	return nil
@@ -242,15 +271,15 @@ func (s side) isLinked(index int, dir string) bool {
 
 // Detach takes the programs off an interface that lives on, links and filters
 // alike. It does not touch the other pins.
-func (g *Guard) Detach(ns *netns.Namespace, ifname string) error {
-	for _, s := range g.sides() {
+func (g *Guard) Detach(p Place) error {
+	for _, s := range g.sides(p) {
 		if err := os.Remove(filepath.Join(g.dir, s.pin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing the link of %s: %w", s.name, err)
 		}
 	}
-	l, err := ns.Netlink().LinkByName(ifname)
+	l, err := p.link()
 	if err != nil {
-		return fmt.Errorf("looking up %s: %w", ifname, err)
+		return err
 	}
-	return g.clear(ns, l.Attrs().Index)
+	return g.clear(p, l.Attrs().Index)
 }

@@ -85,7 +85,7 @@ func guardOf(t *testing.T, ns *netns.Namespace, pod *lan.Host) *Guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := loader.Attach(ns, guard, spec); err != nil {
+	if err := loader.Attach(Place{Namespace: ns, Interface: "net1"}, guard, spec); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = guard.Close() })

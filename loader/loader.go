@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/bpf"
-	"github.com/weir-cni/weir/netns"
 )
 
 // Loader loads the programs of attachments. Its methods may be called at the
@@ -38,11 +37,10 @@ func New() (*Loader, error) {
 type Spec struct {
 	// Dir is the directory of the pins, as Reserve made it.
 	Dir string
-	// Interface is the name of the interface, in the namespace given to Attach.
-	Interface string
-	// Pod, Network and ContainerID are shown by bpftool prog. Each is cut to
-	// what the program has room for: 127, 127 and 79 bytes.
-	Pod, Network, ContainerID string
+	// Interface is the pod's name of the interface. It, Pod, Network and
+	// ContainerID are shown by bpftool prog, each cut to what the program has
+	// room for: 15, 127, 127 and 79 bytes.
+	Interface, Pod, Network, ContainerID string
 	// Checks are those that the programs make of what the pod sends.
 	Checks bpf.Check
 	Addresses
@@ -67,17 +65,17 @@ func (l *Loader) Load(spec Spec) (*Guard, error) {
 	return g, nil
 }
 
-// Attach fills the maps of a loaded guard, pins it and attaches its programs to
-// the interface, which lies in ns. When it returns nil they are in force; when it
-// returns an error the guard is closed and nothing of it is left.
-func (l *Loader) Attach(ns *netns.Namespace, g *Guard, spec Spec) error {
-	if err := l.install(ns, g, spec); err != nil {
+// Attach fills the maps of a loaded guard, pins it and attaches its programs at
+// their place. When it returns nil they are in force; when it returns an error the
+// guard is closed and nothing of it is left.
+func (l *Loader) Attach(p Place, g *Guard, spec Spec) error {
+	if err := l.install(p, g, spec); err != nil {
 		return errors.Join(err, os.RemoveAll(spec.Dir), g.Close())
 	}
 	return nil
 }
 
-func (l *Loader) install(ns *netns.Namespace, g *Guard, spec Spec) error {
+func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 	facts, err := factsOf(spec.Addresses)
 	if err != nil {
 		return err
@@ -88,8 +86,8 @@ func (l *Loader) install(ns *netns.Namespace, g *Guard, spec Spec) error {
 	if err := g.pin(spec.Dir); err != nil {
 		return fmt.Errorf("pinning the programs of %s: %w", spec.Interface, err)
 	}
-	if err := attachFilters(ns, spec.Interface, g); err != nil {
-		return fmt.Errorf("attaching the programs to %s: %w", spec.Interface, explain(err))
+	if err := attachFilters(p, g); err != nil {
+		return fmt.Errorf("attaching the programs to %s: %w", p.Interface, explain(err))
 	}
 	if !l.noLinks.Load() {
 		return nil
@@ -152,6 +150,12 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
 	}
 	return nil
 }
+
+// CutContainerID is a container ID as the metadata of a guard holds it.
+func CutContainerID(id string) string { return id[:min(len(id), containerIDMax)] }
+
+// containerIDMax is the room for a container ID in the metadata, in bytes.
+const containerIDMax = 79
 
 // cString is text as a C array of size bytes holds it, cut to leave room for
 // the terminating zero.

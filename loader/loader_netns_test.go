@@ -62,6 +62,8 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+func (b *bench) place() Place { return Place{Namespace: b.ns, Interface: "net1"} }
+
 func (b *bench) attach(t *testing.T) {
 	t.Helper()
 	mac := b.pod.Link("net1").Attrs().HardwareAddr
@@ -83,7 +85,7 @@ func (b *bench) attach(t *testing.T) {
 	if b.guard, err = b.loader.Load(b.spec); err != nil {
 		t.Fatalf("%+v", err)
 	}
-	if err := b.loader.Attach(b.ns, b.guard, b.spec); err != nil {
+	if err := b.loader.Attach(b.place(), b.guard, b.spec); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.guard.Close() })
@@ -137,7 +139,7 @@ func TestNetnsGuardCountsAndDrops(t *testing.T) {
 	if got := HookOf(b.guard.Dir()); got != Clsact {
 		t.Errorf("hook %s before promotion, want %s", got, Clsact)
 	}
-	if err := b.guard.Check(b.ns, "net1"); err != nil {
+	if err := b.guard.Check(b.place()); err != nil {
 		t.Error(err)
 	}
 	b.ping(t)
@@ -234,7 +236,7 @@ func TestNetnsPromotionLosesNothing(t *testing.T) {
 	flood.Go(func() { sent = b.pod.Flood(ctx, "net1", own, frame) })
 	time.Sleep(20 * time.Millisecond)
 	for _, when := range []string{"first", "again"} {
-		if err := b.loader.Promote(b.ns, "net1", b.guard); err != nil {
+		if err := b.loader.Promote(b.place(), b.guard); err != nil {
 			t.Errorf("%s: %v", when, err)
 		}
 	}
@@ -275,11 +277,11 @@ func (b *bench) sent(t *testing.T) (passed, counted uint64) {
 // checkOneHook makes sure that the programs are on the interface in one way only.
 func (b *bench) checkOneHook(t *testing.T) {
 	t.Helper()
-	if err := b.guard.Check(b.ns, "net1"); err != nil {
+	if err := b.guard.Check(b.place()); err != nil {
 		t.Error(err)
 	}
 	hook := HookOf(b.guard.Dir())
-	for _, s := range b.guard.sides() {
+	for _, s := range b.guard.sides(b.place()) {
 		if s.hasFilter(b.ns, b.pod.Link("net1").Attrs().Index) != (hook == Clsact) {
 			t.Errorf("hook %s, a filter %s: %t", hook, s.name, hook != Clsact)
 		}
@@ -288,7 +290,7 @@ func (b *bench) checkOneHook(t *testing.T) {
 
 func TestNetnsIngressLetsThePodsOwnFiltersRun(t *testing.T) {
 	b := newBench(t)
-	if err := b.loader.Promote(b.ns, "net1", b.guard); err != nil {
+	if err := b.loader.Promote(b.place(), b.guard); err != nil {
 		t.Fatal(err)
 	}
 	var control bpf.Control
@@ -307,7 +309,7 @@ func TestNetnsGuardOutlivesItsProcess(t *testing.T) {
 		t.Run(fmt.Sprintf("promoted=%v", promoted), func(t *testing.T) {
 			b := newBench(t)
 			if promoted {
-				if err := b.loader.Promote(b.ns, "net1", b.guard); err != nil {
+				if err := b.loader.Promote(b.place(), b.guard); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -330,7 +332,7 @@ func TestNetnsGuardOutlivesItsProcess(t *testing.T) {
 			if got := b.count(t, bpf.Egress, "spoofed_ipv4").Packets; got != 1 {
 				t.Errorf("%d spoofed packets counted, want 1", got)
 			}
-			if err := b.guard.Check(b.ns, "net1"); err != nil {
+			if err := b.guard.Check(b.place()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -365,7 +367,7 @@ func TestNetnsCheckFindsWhatIsMissing(t *testing.T) {
 	if err := b.pod.Netlink().QdiscDel(clsactOn(b.pod.Link("net1").Attrs().Index)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.guard.Check(b.ns, "net1"); !errors.Is(err, ErrDetached) {
+	if err := b.guard.Check(b.place()); !errors.Is(err, ErrDetached) {
 		t.Errorf("error %v, want %v", err, ErrDetached)
 	}
 }
@@ -375,12 +377,12 @@ func TestNetnsDetachLeavesTheInterfaceAsItWas(t *testing.T) {
 		t.Run(fmt.Sprintf("promoted=%v", promoted), func(t *testing.T) {
 			b := newBench(t)
 			if promoted {
-				if err := b.loader.Promote(b.ns, "net1", b.guard); err != nil {
+				if err := b.loader.Promote(b.place(), b.guard); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for range 2 {
-				if err := b.guard.Detach(b.ns, "net1"); err != nil {
+				if err := b.guard.Detach(b.place()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -435,7 +437,7 @@ func TestNetnsAttachFailsWhole(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err = b.loader.Attach(b.ns, guard, spec); err == nil {
+			if err = b.loader.Attach(Place{Namespace: b.ns, Interface: spec.Interface}, guard, spec); err == nil {
 				t.Fatal("no error")
 			}
 			if test.want != nil && !errors.Is(err, test.want) {

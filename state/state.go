@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,11 +43,15 @@ const Version = 1
 // Record is what weir made, or is about to make, for one container.
 type Record struct {
 	// Version is set by Save.
-	Version     int            `json:"version"`
-	ContainerID string         `json:"containerID"`
-	Netns       string         `json:"netns"`
-	Pod         attachment.Pod `json:"pod"`
-	Phase       Phase          `json:"phase"`
+	Version     int    `json:"version"`
+	ContainerID string `json:"containerID"`
+	// Chained is the CNI_IFNAME of a request in which weir stands behind another
+	// plugin of a list, which may come for each interface of a container. It is
+	// empty where weir makes all of a container's networks.
+	Chained string         `json:"chained,omitempty"`
+	Netns   string         `json:"netns"`
+	Pod     attachment.Pod `json:"pod"`
+	Phase   Phase          `json:"phase"`
 	// Config is weir's own configuration at ADD.
 	Config json.RawMessage `json:"config"`
 	// Path is where plugins were looked for; Args is CNI_ARGS.
@@ -55,6 +60,19 @@ type Record struct {
 	// Delegates are the networks in the order of ADD; the default network first.
 	Delegates []Delegate `json:"delegates"`
 	Created   time.Time  `json:"created"`
+}
+
+// Key tells a record from all others: the container's ID and, of a chained
+// request, its interface, as ID@interface. No container ID has an @.
+func (r *Record) Key() string { return Key(r.ContainerID, r.Chained) }
+
+// Key is the key of the record of a container, or of one interface of it where
+// weir is chained.
+func Key(containerID, chained string) string {
+	if chained == "" {
+		return containerID
+	}
+	return containerID + "@" + chained
 }
 
 // Delegate is one network of a sandbox.
@@ -68,8 +86,15 @@ type Delegate struct {
 	Default bool `json:"default,omitempty"`
 	// Config is the configuration, or list, exactly as ADD used it.
 	Config json.RawMessage `json:"config"`
-	// RuntimeConfig holds the capabilities that the pod asked for.
+	// Saved is what a device was like that was moved into the pod, for the way back.
+	Saved json.RawMessage `json:"saved,omitempty"`
+	// RuntimeConfig holds the capabilities that the runtime or the pod asked for.
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
+	// NoDefaultRoute is set where another network of the pod keeps the default
+	// route, and Gateways are those of the network that keeps it, where the pod
+	// named some.
+	NoDefaultRoute bool         `json:"noDefaultRoute,omitempty"`
+	Gateways       []netip.Addr `json:"gateways,omitempty"`
 	// Args are added to CNI_ARGS.
 	Args [][2]string `json:"args,omitempty"`
 	// Result is what ADD returned; empty until it did.
@@ -119,10 +144,10 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path}, nil
 }
 
-func (d *Dir) file(containerID string) (string, error) {
-	name := containerID + suffix
+func (d *Dir) file(key string) (string, error) {
+	name := key + suffix
 	if !filepath.IsLocal(name) || strings.ContainsRune(name, filepath.Separator) || strings.HasPrefix(name, ".") {
-		return "", fmt.Errorf("container ID %q names no file: %w", containerID, fs.ErrInvalid)
+		return "", fmt.Errorf("container ID %q names no file: %w", key, fs.ErrInvalid)
 	}
 	return filepath.Join(d.path, name), nil
 }
@@ -130,17 +155,17 @@ func (d *Dir) file(containerID string) (string, error) {
 // Save writes a record, and sets its Version. When it returns nil the record
 // survives a loss of power.
 func (d *Dir) Save(r *Record) error {
-	path, err := d.file(r.ContainerID)
+	path, err := d.file(r.Key())
 	if err != nil {
 		return err
 	}
 	r.Version = Version
 	data, err := encode(r)
 	if err != nil {
-		return fmt.Errorf("writing the record of %s: %w", r.ContainerID, err)
+		return fmt.Errorf("writing the record of %s: %w", r.Key(), err)
 	}
 	if err := d.replace(path, data); err != nil {
-		return fmt.Errorf("writing the record of %s: %w", r.ContainerID, err)
+		return fmt.Errorf("writing the record of %s: %w", r.Key(), err)
 	}
 	return nil
 }
@@ -185,8 +210,8 @@ func (d *Dir) sync() error {
 // Load reads the record of a container. The error is fs.ErrNotExist when there is
 // none, ErrCorrupt when it is damaged or that of another container, ErrVersion
 // when another version of weir wrote it.
-func (d *Dir) Load(containerID string) (*Record, error) {
-	path, err := d.file(containerID)
+func (d *Dir) Load(key string) (*Record, error) {
+	path, err := d.file(key)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +230,7 @@ func load(path string) (*Record, error) {
 	return r, nil
 }
 
-func decode(containerID string, data []byte) (*Record, error) {
+func decode(key string, data []byte) (*Record, error) {
 	if len(data) <= sumLength || data[sumLength] != '\n' || string(data[:sumLength]) != sum(data[sumLength+1:]) {
 		return nil, ErrCorrupt
 	}
@@ -225,8 +250,8 @@ func decode(containerID string, data []byte) (*Record, error) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	// A copy under another name would make two owners of one sandbox.
-	if r.ContainerID != containerID {
-		return nil, fmt.Errorf("%w: it is that of container %q", ErrCorrupt, r.ContainerID)
+	if r.Key() != key {
+		return nil, fmt.Errorf("%w: it is that of container %q", ErrCorrupt, r.Key())
 	}
 	return r, nil
 }
@@ -260,13 +285,13 @@ func Read(path string) ([]*Record, error) {
 }
 
 // Delete removes the record of a container; one that is not there is no error.
-func (d *Dir) Delete(containerID string) error {
-	path, err := d.file(containerID)
+func (d *Dir) Delete(key string) error {
+	path, err := d.file(key)
 	if err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the record of %s: %w", containerID, err)
+		return fmt.Errorf("removing the record of %s: %w", key, err)
 	}
 	return d.sync()
 }

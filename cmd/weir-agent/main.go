@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -72,6 +73,7 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
 	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned; bpffs is mounted if it is not")
 	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where CNI plugins are that weir executes")
+	flags.DurationVar(&o.DelegateTimeout, "delegate-timeout", 2*time.Minute, "how long such a plugin may take before it is killed")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
 	return cmd

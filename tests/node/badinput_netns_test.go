@@ -139,10 +139,14 @@ func badAnnotations() []badInput {
 		{name: "ips that are none", networks: `[{"name":"LAN","ips":["nine"]}]`, code: invalid, want: annotation("ips", `"nine"`)},
 		{name: "a MAC that is none", networks: `[{"name":"LAN","mac":"02:00"}]`, code: invalid, want: annotation("mac", `"02:00"`)},
 		{name: "port mappings on a macvlan", networks: `[{"name":"LAN","portMappings":[{"hostPort":80,"containerPort":80}]}]`, code: invalid,
-			want: []string{"/lan", "portMappings", "macvlan"}},
-		{name: "bandwidth on a macvlan", networks: `[{"name":"LAN","bandwidth":{"ingressRate":1000,"ingressBurst":1000}}]`, code: invalid,
-			want: []string{"/lan", "bandwidth", "macvlan"}},
-		{name: "a default route", networks: `[{"name":"LAN","default-route":["192.168.122.1"]}]`, code: invalid, want: []string{"/lan", "default-route"}},
+			want: []string{"/lan", "portMappings", "declares"}},
+		{name: "a burst without a rate", networks: `[{"name":"LAN","bandwidth":{"ingressBurst":1000}}]`, code: invalid,
+			want: annotation("bandwidth", "ingressRate")},
+		{name: "two default routes", networks: `[{"name":"LAN","default-route":["192.168.122.1"]},{"name":"LAN","default-route":[]}]`, code: invalid,
+			want: []string{"element 2", "default-route", "element 1"}},
+		{name: "a default route to all", networks: `[{"name":"LAN","default-route":["0.0.0.0"]}]`, code: invalid, want: annotation("default-route", "0.0.0.0")},
+		{name: "a default route out of reach", networks: `[{"name":"LAN","default-route":["203.0.113.1"]}]`, code: cni.CodeFailed,
+			want: []string{"net1", "0.0.0.0/0 via 203.0.113.1", "unreachable"}},
 	}.with(defined)
 }
 

@@ -63,6 +63,26 @@ func TestNetnsDel(t *testing.T) {
 		}},
 		{name: "the leases are gone", lose: func(n *Node, _ *Pod) { removeAll(n.tb, n.path("leases")) }},
 		{name: "the network status is gone", lose: func(n *Node, _ *Pod) { removeAll(n.tb, n.path("state/network-status")) }},
+		{name: "the record is gone", lose: func(n *Node, p *Pod) { n.loseRecord(p) }},
+		{name: "the record is damaged", lose: func(n *Node, p *Pod) { n.damage(p) }},
+		{name: "the record is gone, and the agent was killed", lose: func(n *Node, p *Pod) {
+			n.loseRecord(p)
+			n.Restart()
+		}},
+		{name: "the record, the namespace, pod and network are gone", lose: func(n *Node, p *Pod) {
+			n.loseRecord(p)
+			n.forgetManifests()
+			p.Remove()
+		}},
+		{name: "all state is gone but the pins and the network", lose: func(n *Node, p *Pod) {
+			n.loseRecord(p)
+			removeAll(n.tb, n.path("state/results"))
+		}},
+		{name: "the record and the pins are gone", lose: func(n *Node, p *Pod) {
+			n.awaitHook(p)
+			n.loseRecord(p)
+			removeAll(n.tb, n.bpfDir)
+		}},
 		{name: "the agent was killed", lose: func(n *Node, _ *Pod) { n.Restart() }},
 	}
 	n := newNode(t)
@@ -92,6 +112,28 @@ func TestNetnsDel(t *testing.T) {
 			n.mustBe(before)
 			n.forget()
 		})
+	}
+}
+
+// record is the file of a pod's record.
+func (n *Node) record(p *Pod) string { return n.path("state/sandboxes/" + p.ID + ".json") }
+
+func (n *Node) loseRecord(p *Pod) {
+	n.tb.Helper()
+	if err := os.Remove(n.record(p)); err != nil {
+		n.tb.Fatal(err)
+	}
+}
+
+// damage loses the second half of a pod's record.
+func (n *Node) damage(p *Pod) {
+	n.tb.Helper()
+	info, err := os.Stat(n.record(p))
+	if err == nil {
+		err = os.Truncate(n.record(p), info.Size()/2)
+	}
+	if err != nil {
+		n.tb.Fatal(err)
 	}
 }
 

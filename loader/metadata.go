@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// Metadata is what a guard says of itself: that of its Spec, as it was cut.
+type Metadata struct {
+	Pod, Interface, Network, ContainerID string
+}
+
+// ReadMetadata reads the metadata of a pinned guard, as bpftool prog does. The
+// error is fs.ErrNotExist when there is no guard.
+func ReadMetadata(dir string) (*Metadata, error) {
+	m, err := readMetadata(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading the metadata of the guard in %s: %w", dir, err)
+	}
+	return m, nil
+}
+
+func readMetadata(dir string) (*Metadata, error) {
+	program, err := ebpf.LoadPinnedProgram(filepath.Join(dir, pinEgress), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	constants, err := constantsOf(program)
+	if err != nil {
+		return nil, err
+	}
+	defer constants.Close()
+	value, err := constants.LookupBytes(uint32(0))
+	if err != nil {
+		return nil, err
+	}
+	section, err := sectionOf(constants)
+	if err != nil {
+		return nil, err
+	}
+	read := func(name string) string { return textAt(section, "bpf_metadata_"+name, value) }
+	return &Metadata{
+		Pod: read("pod"), Interface: read("interface"), Network: read("network"), ContainerID: read("container"),
+	}, nil
+}
+
+// constantsOf is the map of a program that holds its constants.
+func constantsOf(program *ebpf.Program) (*ebpf.Map, error) {
+	info, err := program.Info()
+	if err != nil {
+		return nil, err
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return nil, err
+		}
+		info, err := m.Info()
+		if err == nil && strings.HasSuffix(info.Name, ".rodata") {
+			return m, nil
+		}
+		_ = m.Close()
+	}
+	return nil, fmt.Errorf("the program has no constants: %w", ebpf.ErrNotSupported)
+}
+
+// sectionOf says where in the constants each of them lies.
+func sectionOf(constants *ebpf.Map) (*btf.Datasec, error) {
+	handle, err := constants.Handle()
+	if err != nil {
+		return nil, err
+	}
+	defer handle.Close()
+	spec, err := handle.Spec(nil)
+	if err != nil {
+		return nil, err
+	}
+	var section *btf.Datasec
+	if err := spec.TypeByName(".rodata", &section); err != nil {
+		return nil, err
+	}
+	return section, nil
+}
+
+// textAt is a C string of the section; empty where there is none of the name.
+func textAt(section *btf.Datasec, name string, value []byte) string {
+	for _, v := range section.Vars {
+		if v.Type.TypeName() != name || int(v.Offset+v.Size) > len(value) {
+			continue
+		}
+		text, _, _ := bytes.Cut(value[v.Offset:v.Offset+v.Size], []byte{0})
+		return string(text)
+	}
+	return ""
+}
