@@ -53,6 +53,7 @@ func (n *Node) command() *exec.Cmd {
 	cmd := exec.Command(n.bin.agent, "--standalone", "--manifests", n.path("manifests"), "--log-level", "debug",
 		"--socket", n.socket(), "--state-dir", n.path("state"), "--bpf-dir", n.bpfDir,
 		"--cni-bin-dir", n.binDir, "--metrics-address", metricsAddress)
+	cmd.Args = append(cmd.Args, n.flags...)
 	// The race detector's runtime would wait a second at exit.
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = n.log

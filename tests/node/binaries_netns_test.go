@@ -26,6 +26,10 @@ func binariesIn(dir string) *binaries {
 }
 
 func TestMain(m *testing.M) {
+	if isPlugin() {
+		playPlugin()
+		return
+	}
 	code := m.Run()
 	if dir := builtInto(); dir != "" {
 		_ = os.RemoveAll(dir)

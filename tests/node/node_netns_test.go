@@ -35,6 +35,8 @@ type Node struct {
 	binDir string
 	// namespace is that of all pods and networks; no other node has it.
 	namespace string
+	// flags are further ones of the agent.
+	flags []string
 	// confine takes rights from the agent; nil for none.
 	confine func() error
 	log     *os.File
