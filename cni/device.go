@@ -4,11 +4,13 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 
+	"github.com/weir-cni/weir/bridge"
 	"github.com/weir-cni/weir/ipvlan"
 	"github.com/weir-cni/weir/macvlan"
 	"github.com/weir-cni/weir/netif"
@@ -58,6 +60,8 @@ type device interface {
 	Complete(result *current.Result) error
 	// Configure gives everything its addresses and the state up.
 	Configure(s site, m *made, result *current.Result) error
+	// IsTagged tells that the pod is to send frames with VLAN tags.
+	IsTagged() bool
 	// Check compares what is there with the configuration and the result.
 	Check(s site, result *current.Result) error
 	// Delete takes away what was made, wholly or half, or not at all. The result is
@@ -91,6 +95,13 @@ func nativeTypes() map[string]nativeType {
 				return nil, err
 			}
 			return &slave{c, c.Mode}, nil
+		}},
+		"bridge": {capabilities: []string{"ips", "mac"}, parse: func(config []byte, args string) (device, error) {
+			c, err := bridge.Parse(config, args)
+			if err != nil {
+				return nil, err
+			}
+			return &port{c}, nil
 		}},
 	}
 }
@@ -135,8 +146,10 @@ func configure(s site, result *current.Result) error {
 	return nil
 }
 
-func (d *slave) Check(s site, _ *current.Result) error {
-	return d.config.Check(s.host, s.pod, s.ifname)
+func (d *slave) IsTagged() bool { return false }
+
+func (d *slave) Check(s site, result *current.Result) error {
+	return errors.Join(d.config.Check(s.host, s.pod, s.ifname), netif.Check(s.pod, s.ifname, result))
 }
 
 func (d *slave) Delete(s site, _ *current.Result) error { return deleteFrom(s) }
@@ -149,4 +162,58 @@ func deleteFrom(s site) error {
 		return fmt.Errorf("deleting %s: %w", s.ifname, err)
 	}
 	return nil
+}
+
+// port is a veth pair with one end in the pod and the other on a bridge.
+type port struct {
+	*bridge.Config
+}
+
+// Places in what bridge.Config.Create returns.
+const (
+	portHostEnd = 1
+	portPodEnd  = 2
+)
+
+func (d *port) owner(s site) bridge.Owner {
+	return bridge.Owner{Network: s.network, ContainerID: s.containerID, Interface: s.ifname}
+}
+
+func (d *port) Validate(s site) error { return d.Config.Validate(s.host, s.pod) }
+
+func (d *port) Save(site) (json.RawMessage, error) { return nil, nil }
+
+func (d *port) Create(s site) (*made, error) {
+	interfaces, err := d.Config.Create(s.host, s.pod, s.ifname)
+	if err != nil {
+		return nil, err
+	}
+	return &made{interfaces: interfaces, pod: portPodEnd, hostEnd: interfaces[portHostEnd].Name, master: d.Bridge}, nil
+}
+
+func (d *port) Configure(s site, m *made, result *current.Result) error {
+	if err := d.ConfigureHost(s.host, d.owner(s), m.hostEnd, result); err != nil {
+		return fmt.Errorf("configuring bridge %s: %w", d.Bridge, err)
+	}
+	if d.DisableContainerInterface {
+		return nil
+	}
+	if err := configure(s, result); err != nil {
+		return err
+	}
+	return d.Settle(s.host, m.hostEnd)
+}
+
+func (d *port) IsTagged() bool { return len(d.Trunk) > 0 }
+
+func (d *port) Check(s site, result *current.Result) error {
+	err := d.Config.Check(s.host, s.pod, s.ifname, result)
+	if d.DisableContainerInterface {
+		return err
+	}
+	return errors.Join(err, netif.Check(s.pod, s.ifname, result))
+}
+
+func (d *port) Delete(s site, result *current.Result) error {
+	return d.Config.Delete(s.host, s.pod, d.owner(s), s.ifname, result)
 }

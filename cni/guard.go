@@ -63,12 +63,22 @@ func (p *Plugin) reserve(record *state.Record) error {
 	return nil
 }
 
-// guardSpec is what is known of a guard before its interface is there. A network
-// without IPAM leaves the addresses to the pod: then only what binds a sender to
-// its MAC is checked.
-func (j *job) guardSpec(addressed bool) loader.Spec {
-	checks := bpf.CheckMAC | bpf.CheckVLAN
-	if addressed {
+// sending is what a pod may send.
+type sending struct {
+	// addressed is set where the network assigns addresses. Without IPAM it leaves
+	// them to the pod: then only what binds a sender to its MAC is checked.
+	addressed bool
+	// tagged lets frames with VLAN tags pass, which the network's bridge sorts.
+	tagged bool
+}
+
+// guardSpec is what is known of a guard before its interface is there.
+func (j *job) guardSpec(may sending) loader.Spec {
+	checks := bpf.CheckMAC
+	if !may.tagged {
+		checks |= bpf.CheckVLAN
+	}
+	if may.addressed {
 		checks |= bpf.CheckIPv4 | bpf.CheckIPv6
 	}
 	return loader.Spec{
@@ -82,7 +92,7 @@ func (j *job) guardSpec(addressed bool) loader.Spec {
 }
 
 // attachGuard puts the programs on the interface, with no address allowed yet.
-func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, addressed bool) (*guarded, error) {
+func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sending) (*guarded, error) {
 	if j.stored.Attachment == nil {
 		return &guarded{}, nil
 	}
@@ -90,7 +100,7 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, address
 	if err != nil {
 		return &guarded{}, j.withoutGuard(err)
 	}
-	spec := j.guardSpec(addressed)
+	spec := j.guardSpec(may)
 	spec.MAC = mac
 	guard, err := j.plugin.Guards.Attach(Place(j.plugin.Host, pod, j.stored.Attachment), j.id(), spec)
 	if err != nil {
@@ -227,7 +237,7 @@ func (j *job) guardMade(pod *netns.Namespace, result *current.Result) error {
 		return fmt.Errorf("looking up %s, which the plugin made: %w", j.stored.Interface, err)
 	}
 	made := &current.Interface{Name: j.stored.Interface, Mac: link.Attrs().HardwareAddr.String()}
-	guard, err := j.attachGuard(pod, made, len(result.IPs) > 0)
+	guard, err := j.attachGuard(pod, made, sending{addressed: len(result.IPs) > 0})
 	if err != nil {
 		return err
 	}

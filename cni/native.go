@@ -17,7 +17,6 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/weir-cni/weir/ipam"
-	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
 )
 
@@ -138,7 +137,7 @@ func (n *native) save(pod *netns.Namespace) (err error) {
 // prepare has the programs loaded meanwhile, which takes longer than all the rest.
 func (n *native) prepare() {
 	if n.stored.Attachment != nil {
-		n.plugin.Guards.Prepare(n.id(), n.guardSpec(n.ipam != nil))
+		n.plugin.Guards.Prepare(n.id(), n.guardSpec(n.sends()))
 	}
 }
 
@@ -197,7 +196,12 @@ func (n *native) guardNew(pod *netns.Namespace, m *made) (*guarded, error) {
 	if m.pod < 0 {
 		return &guarded{}, n.withoutInterface()
 	}
-	return n.attachGuard(pod, m.interfaces[m.pod], n.ipam != nil)
+	return n.attachGuard(pod, m.interfaces[m.pod], n.sends())
+}
+
+// sends is what the pod may send by the network's configuration.
+func (n *native) sends() sending {
+	return sending{addressed: n.ipam != nil, tagged: n.device.IsTagged()}
 }
 
 // assign asks the IPAM plugin for addresses and puts them into the result.
@@ -254,11 +258,7 @@ func (n *native) check(ctx context.Context, pod *netns.Namespace, result *curren
 	if err := n.checkAddresses(ctx, result); err != nil {
 		return fmt.Errorf("checking the addresses: %w", err)
 	}
-	err := errors.Join(
-		n.device.Check(n.site(pod), result),
-		netif.Check(pod, n.stored.Interface, result),
-		n.checkGuard(pod),
-	)
+	err := errors.Join(n.device.Check(n.site(pod), result), n.checkGuard(pod))
 	if n.rest == nil {
 		return err
 	}

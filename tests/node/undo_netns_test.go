@@ -150,11 +150,15 @@ func TestNetnsExecutedPlugins(t *testing.T) {
 	if !exists(plugins + "/bridge") {
 		t.Fatalf("%s/bridge is missing (Debian package containernetworking-plugins)", plugins)
 	}
-	n := newIdleNode(t)
-	n.binDir = plugins
-	n.Start()
+	n := newNode(t)
+	// Under its own name the plugin would not be executed.
+	for name, plugin := range map[string]string{"other-bridge": "bridge", "host-local": "host-local"} {
+		if err := os.Symlink(plugins+"/"+plugin, n.path("bin/"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	bridge := func(name string) object {
-		return object{"cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": name + "0", "isGateway": true,
+		return object{"cniVersion": "1.0.0", "name": name, "type": "other-bridge", "bridge": name + "0", "isGateway": true,
 			"ipam": n.hostLocal(map[string]string{"default": "10.85.0.0/16", "second": "10.86.0.0/16"}[name])}
 	}
 	n.Network("second", config(bridge("second"), nil))

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bridge
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-cni/weir/netif"
+	"github.com/weir-cni/weir/netns"
+)
+
+const (
+	kind    = "bridge"
+	endKind = "veth"
+)
+
+// attempts bounds how often a random name is drawn anew, and a bridge made again
+// that went away.
+const attempts = 10
+
+var (
+	// ErrNotBridge means that the bridge's name is another kind of interface's.
+	ErrNotBridge = errors.New("exists already and is not a bridge")
+	// ErrNoVLANFiltering means that the kernel's bridges know no VLANs
+	// (CONFIG_BRIDGE_VLAN_FILTERING).
+	ErrNoVLANFiltering = errors.New("the kernel's bridges have no VLAN filtering")
+	// ErrNameTaken means that the pod has an interface of that name.
+	ErrNameTaken = errors.New("the pod has an interface of this name already")
+)
+
+// Config is a network of type bridge.
+type Config struct {
+	// Bridge is the name of the bridge, which is made where it is missing. Parse
+	// makes "cni0" of none.
+	Bridge string
+	// Layer3 says that there is an IPAM plugin. Without one, no gateway is
+	// configured and nothing is masqueraded, whatever the other fields say.
+	Layer3 bool
+	// IsGateway gives the pod's gateway addresses to the bridge, or to the
+	// interface BRIDGE.VLAN when there is a VLAN.
+	IsGateway bool
+	// IsDefaultGateway adds a default route as well. Parse sets IsGateway with it.
+	IsDefaultGateway bool
+	// ForceAddress replaces addresses of the gateway that are in the way. Optional:
+	// they are an error.
+	ForceAddress bool
+	// IPMasq masquerades what the pod's addresses send out of their subnets.
+	IPMasq bool
+	// IPMasqBackend is BackendNFTables, which Parse makes of none, or
+	// BackendIPTables.
+	IPMasqBackend string
+	// MTU of both ends, and of the bridge where it is made; 68 to 65535. Optional:
+	// the kernel's 1500.
+	MTU int
+	// MAC of the pod's end. Optional: the kernel draws one.
+	MAC net.HardwareAddr
+	// HairpinMode sends frames back through the port that they came in by.
+	HairpinMode bool
+	// PromiscMode makes the bridge take frames for any MAC.
+	PromiscMode bool
+	// VLAN of the port's untagged frames, 1 to 4094. Optional: 0 is none.
+	VLAN uint16
+	// Trunk are the VLANs of the port's tagged frames, in order. Without VLAN its
+	// untagged frames are in VLAN 1.
+	Trunk []VLANRange
+	// VLANFiltering makes a bridge that tells VLANs apart. One that exists is left
+	// as it is.
+	VLANFiltering bool
+	// PreserveDefaultVLAN leaves a port with a VLAN in the default one too.
+	PreserveDefaultVLAN bool
+	// MACSpoofCheck asks for frames with other source MACs to be dropped, which is
+	// not this package's to do.
+	MACSpoofCheck bool
+	// EnableDAD leaves duplicate address detection on the pod's end on; it is turned
+	// off otherwise.
+	EnableDAD bool
+	// DisableContainerInterface leaves the pod's end down: it must not be set up.
+	DisableContainerInterface bool
+	// PortIsolation keeps the port from all others that are isolated as well.
+	PortIsolation bool
+}
+
+// Validate says why the interface could not be made now, touching nothing.
+func (c *Config) Validate(host, _ *netns.Namespace) error {
+	if _, err := c.find(host); err != nil && !errors.Is(err, netif.ErrNotFound) {
+		return err
+	}
+	if c.MAC != nil {
+		if err := validMAC(c.MAC); err != nil {
+			return netif.NewFieldError("mac", c.MAC.String(), err)
+		}
+	}
+	if !c.masquerades() {
+		return nil
+	}
+	if err := c.masquerade(host).validate(); err != nil {
+		return netif.NewFieldError("ipMasqBackend", c.IPMasqBackend, err)
+	}
+	return nil
+}
+
+// find finds the bridge: netif.ErrNotFound, or a FieldError when the name is
+// something else's.
+func (c *Config) find(host *netns.Namespace) (*netlink.Bridge, error) {
+	link, err := netif.Find(host, c.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	bridge, ok := link.(*netlink.Bridge)
+	if !ok {
+		return nil, netif.NewFieldError("bridge", c.Bridge, fmt.Errorf("%w: it is of type %s", ErrNotBridge, link.Type()))
+	}
+	return bridge, nil
+}
+
+// Create makes the bridge, if it is missing, and the veth pair: one end in the
+// pod under the given name, the other a port of the bridge with its VLANs and
+// flags, both down. They are listed as the reference plugin does: bridge, host's
+// end, pod's end. The latter's sandbox is the path that the pod was opened by.
+//
+// On error nothing is left; a bridge that was made meanwhile has gone unless
+// another pod came to use it.
+func (c *Config) Create(host, pod *netns.Namespace, name string) ([]*current.Interface, error) {
+	made, err := c.create(host, pod, name)
+	if err != nil {
+		return nil, fmt.Errorf("creating veth %s on bridge %s: %w", name, c.Bridge, err)
+	}
+	return made, nil
+}
+
+func (c *Config) create(host, pod *netns.Namespace, name string) ([]*current.Interface, error) {
+	if err := netif.ValidateName(name); err != nil {
+		return nil, err
+	}
+	var err error
+	for range attempts {
+		var bridge *netlink.Bridge
+		var isNew bool
+		if bridge, isNew, err = c.ensure(host); err != nil {
+			return nil, err
+		}
+		var interfaces []*current.Interface
+		if interfaces, err = c.attach(host, pod, bridge, name); err == nil {
+			return interfaces, nil
+		}
+		if isNew {
+			return nil, errors.Join(err, removeUnused(host, bridge))
+		}
+		// Whoever made the bridge may have failed, and removed it while this was
+		// about to use it.
+		if now, findErr := c.find(host); findErr == nil && now.Index == bridge.Index {
+			break
+		}
+	}
+	return nil, err
+}
+
+// ensure finds the bridge or makes it, and says which.
+func (c *Config) ensure(host *netns.Namespace) (bridge *netlink.Bridge, isNew bool, err error) {
+	bridge, err = c.find(host)
+	if !errors.Is(err, netif.ErrNotFound) {
+		return bridge, false, err
+	}
+	link, err := c.newBridge()
+	if err != nil {
+		return nil, false, err
+	}
+	err = host.Netlink().LinkAdd(link)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		bridge, err = c.find(host)
+		return bridge, false, err
+	case err != nil:
+		return nil, false, fmt.Errorf("making the bridge: %w", err)
+	}
+	bridge, err = c.find(host)
+	if err == nil {
+		err = c.prepare(host, bridge)
+	}
+	if err != nil {
+		return nil, false, errors.Join(err, removeUnused(host, link))
+	}
+	return bridge, true, nil
+}
+
+// newBridge has a MAC of its own from the start. One that the kernel draws gives
+// way to the lowest of the ports' as they come and go.
+func (c *Config) newBridge() (*netlink.Bridge, error) {
+	mac := make(net.HardwareAddr, 6)
+	if _, err := rand.Read(mac); err != nil {
+		return nil, err
+	}
+	mac[0] = mac[0]&^1 | 2
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = c.Bridge, c.MTU, mac
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if c.VLANFiltering {
+		bridge.VlanFiltering = &c.VLANFiltering
+	}
+	return bridge, nil
+}
+
+// prepare looks whether a kernel without VLANs has ignored that they were asked
+// for.
+func (c *Config) prepare(host *netns.Namespace, bridge *netlink.Bridge) error {
+	if c.VLANFiltering && (bridge.VlanFiltering == nil || !*bridge.VlanFiltering) {
+		return ErrNoVLANFiltering
+	}
+	return ignoreAdvertisements(host, bridge)
+}
+
+// ignoreAdvertisements keeps routers on the bridge from giving the host routes
+// and addresses.
+func ignoreAdvertisements(host *netns.Namespace, link netlink.Link) error {
+	return setIPv6(host, link.Attrs().Name, "accept_ra", "0")
+}
+
+// setIPv6 sets an interface's setting, which a kernel without IPv6 does not have.
+func setIPv6(in *netns.Namespace, name, key, value string) error {
+	err := netif.SetSysctl(in, "ipv6/conf/"+name+"/"+key, value)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// removeUnused removes the bridge unless it has a port.
+func removeUnused(host *netns.Namespace, bridge netlink.Link) error {
+	links, err := netns.Dump(host.Netlink().LinkList)
+	if err != nil {
+		return fmt.Errorf("listing interfaces: %w", err)
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge.Attrs().Index {
+			return nil
+		}
+	}
+	return removeLink(host, bridge)
+}
+
+func removeLink(host *netns.Namespace, link netlink.Link) error {
+	if err := host.Netlink().LinkDel(link); err != nil && !netif.IsNotFound(err) {
+		return fmt.Errorf("deleting %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// attach makes the pair.
+func (c *Config) attach(host, pod *netns.Namespace, bridge *netlink.Bridge, name string) ([]*current.Interface, error) {
+	p := pair{
+		bridge:   bridge,
+		in:       pod,
+		name:     name,
+		mtu:      c.MTU,
+		mac:      c.MAC,
+		hairpin:  c.HairpinMode,
+		isolated: c.PortIsolation,
+		vlans:    c.membership(),
+	}
+	port, end, err := p.create(host)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.prepareEnd(pod, name); err != nil {
+		return nil, errors.Join(err, removeLink(host, port))
+	}
+	// Its MTU may be another now that it has a port.
+	if bridge, err = c.find(host); err != nil {
+		return nil, errors.Join(err, removeLink(host, port))
+	}
+	made := []*current.Interface{describe(bridge), describe(port), describe(end)}
+	made[2].Sandbox = pod.Path()
+	return made, nil
+}
+
+// prepareEnd turns duplicate address detection off or on before the end has an
+// address.
+func (c *Config) prepareEnd(pod *netns.Namespace, name string) error {
+	switch {
+	case !c.Layer3:
+		return nil
+	case !c.EnableDAD:
+		return setIPv6(pod, name, "accept_dad", "0")
+	}
+	return errors.Join(setIPv6(pod, name, "enhanced_dad", "1"), setIPv6(pod, name, "accept_dad", "1"))
+}
+
+func describe(link netlink.Link) *current.Interface {
+	attrs := link.Attrs()
+	return &current.Interface{Name: attrs.Name, Mac: attrs.HardwareAddr.String(), Mtu: attrs.MTU}
+}
