@@ -40,7 +40,7 @@ test-netns: build ## Tests in network namespaces of this kernel (root)
 
 .PHONY: test-kernels
 test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
-	$(GOBUILD) -o $(BUILD)/plugins/ $(PLUGINS)/main/bridge $(PLUGINS)/ipam/host-local
+	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/bridge ipam/host-local ipam/static)
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 

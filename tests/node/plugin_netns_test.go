@@ -6,6 +6,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -35,6 +36,11 @@ type behind struct {
 	// Fail and Hang name the command that fails, or does not end.
 	Fail string `json:"fail,omitempty"`
 	Hang string `json:"hang,omitempty"`
+	// Remove is a pattern of what ADD removes, Block a directory that ADD puts aside
+	// and a file in its place, Unlink has ADD delete the interface.
+	Remove string `json:"remove,omitempty"`
+	Block  string `json:"block,omitempty"`
+	Unlink bool   `json:"unlink,omitempty"`
 	// MAC is what the interface gets.
 	MAC           string         `json:"newMAC,omitempty"`
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
@@ -81,6 +87,9 @@ func playBehind(args *skel.CmdArgs) error {
 		_ = child.Start()
 		time.Sleep(time.Minute)
 	case "ADD":
+		if err := conf.sabotage(args); err != nil {
+			return err
+		}
 		return conf.add(args, previous)
 	}
 	return nil
@@ -123,6 +132,54 @@ func (c *behind) add(args *skel.CmdArgs, previous *current.Result) error {
 		}
 	}
 	return types.PrintResult(previous, c.CNIVersion)
+}
+
+func (c *behind) sabotage(args *skel.CmdArgs) error {
+	if c.Remove != "" {
+		found, err := filepath.Glob(c.Remove)
+		for _, path := range found {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("removing %s: %v, %w", c.Remove, found, err)
+		}
+	}
+	if c.Block != "" {
+		if err := block(c.Block); err != nil {
+			return err
+		}
+	}
+	if !c.Unlink {
+		return nil
+	}
+	return ns.WithNetNSPath(args.Netns, func(ns.NetNS) error {
+		link, err := netlink.LinkByName(args.IfName)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+}
+
+// aside is what is put to the name of a blocked directory.
+const aside = ".aside"
+
+// block puts a file in the place of a directory.
+func block(dir string) error {
+	if err := os.Rename(dir, dir+aside); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return os.WriteFile(dir, nil, 0o600)
+}
+
+func unblock(dir string) error {
+	if err := os.Remove(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(dir+aside, dir); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 func setMAC(netns, ifname string, mac net.HardwareAddr) error {

@@ -146,17 +146,9 @@ func (n *Node) await(what string, is func() bool) {
 // Plugins of the reference kind are executed for the default network and for a
 // secondary one, whose interface is guarded like weir's own.
 func TestNetnsExecutedPlugins(t *testing.T) {
-	const plugins = "/usr/lib/cni"
-	if !exists(plugins + "/bridge") {
-		t.Fatalf("%s/bridge is missing (Debian package containernetworking-plugins)", plugins)
-	}
 	n := newNode(t)
-	// Under its own name the plugin would not be executed.
-	for name, plugin := range map[string]string{"other-bridge": "bridge", "host-local": "host-local"} {
-		if err := os.Symlink(plugins+"/"+plugin, n.path("bin/"+name)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	n.reference("other-bridge", "bridge")
+	n.reference("host-local", "host-local")
 	bridge := func(name string) object {
 		return object{"cniVersion": "1.0.0", "name": name, "type": "other-bridge", "bridge": name + "0", "isGateway": true,
 			"ipam": n.hostLocal(map[string]string{"default": "10.85.0.0/16", "second": "10.86.0.0/16"}[name])}
