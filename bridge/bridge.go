@@ -136,59 +136,107 @@ func (c *Config) Create(host, pod *netns.Namespace, name string) ([]*current.Int
 	return made, nil
 }
 
+// create makes the pair before the bridge, which little can go wrong with then.
 func (c *Config) create(host, pod *netns.Namespace, name string) ([]*current.Interface, error) {
 	if err := netif.ValidateName(name); err != nil {
 		return nil, err
 	}
+	p := pair{in: pod, name: name, mtu: c.MTU, mac: c.MAC, hairpin: c.HairpinMode, isolated: c.PortIsolation, vlans: c.membership()}
+	if err := p.create(host); err != nil {
+		return nil, err
+	}
+	bridge, err := c.connect(host, &p)
+	if err != nil {
+		return nil, errors.Join(err, removeLink(host, p.port))
+	}
+	if err := c.prepareEnd(pod, name); err != nil {
+		return nil, errors.Join(err, removeLink(host, p.port), bridge.undo(host))
+	}
+	made := []*current.Interface{describe(bridge.link), describe(p.port), describe(p.end)}
+	made[podIndex].Sandbox = pod.Path()
+	return made, nil
+}
+
+// ensured is a bridge that was found or made.
+type ensured struct {
+	link  *netlink.Bridge
+	isNew bool
+}
+
+// undo removes a bridge that was made and has no port.
+func (e *ensured) undo(host *netns.Namespace) error {
+	if !e.isNew {
+		return nil
+	}
+	return removeUnused(host, e.link)
+}
+
+// connect makes the host's end a port. Whoever made the bridge may have failed,
+// and removed it while this was about to use it: then it is made again.
+func (c *Config) connect(host *netns.Namespace, p *pair) (*ensured, error) {
 	var err error
 	for range attempts {
-		var bridge *netlink.Bridge
-		var isNew bool
-		if bridge, isNew, err = c.ensure(host); err != nil {
-			return nil, err
+		var bridge *ensured
+		if bridge, err = c.ensure(host); err == nil {
+			err = p.connect(host, bridge.link)
 		}
-		var interfaces []*current.Interface
-		if interfaces, err = c.attach(host, pod, bridge, name); err == nil {
-			return interfaces, nil
+		if err == nil {
+			// Its MTU may be another now that it has a port.
+			bridge.link, err = c.find(host)
+			return bridge, err
 		}
-		if isNew {
-			return nil, errors.Join(err, removeUnused(host, bridge))
+		if bridge != nil && bridge.isNew {
+			return nil, errors.Join(err, removeLink(host, p.port), bridge.undo(host))
 		}
-		// Whoever made the bridge may have failed, and removed it while this was
-		// about to use it.
-		if now, findErr := c.find(host); findErr == nil && now.Index == bridge.Index {
+		if !c.gone(host, bridge, err) {
 			break
 		}
 	}
 	return nil, err
 }
 
-// ensure finds the bridge or makes it, and says which.
-func (c *Config) ensure(host *netns.Namespace) (bridge *netlink.Bridge, isNew bool, err error) {
-	bridge, err = c.find(host)
+// gone says whether an error is one of a bridge that has gone meanwhile.
+func (c *Config) gone(host *netns.Namespace, bridge *ensured, err error) bool {
+	if bridge == nil {
+		return errors.Is(err, netif.ErrNotFound)
+	}
+	now, err := c.find(host)
+	return errors.Is(err, netif.ErrNotFound) || err == nil && now.Index != bridge.link.Index
+}
+
+// ensure finds the bridge or makes it; netif.ErrNotFound means that it came and
+// went.
+func (c *Config) ensure(host *netns.Namespace) (*ensured, error) {
+	bridge, err := c.find(host)
+	if err == nil {
+		return &ensured{link: bridge}, nil
+	}
 	if !errors.Is(err, netif.ErrNotFound) {
-		return bridge, false, err
+		return nil, err
 	}
 	link, err := c.newBridge()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	err = host.Netlink().LinkAdd(link)
+	isNew := err == nil
 	switch {
-	case errors.Is(err, unix.EEXIST):
-		bridge, err = c.find(host)
-		return bridge, false, err
-	case err != nil:
-		return nil, false, fmt.Errorf("making the bridge: %w", err)
+	case errors.Is(err, unix.EOPNOTSUPP) && c.VLANFiltering:
+		return nil, fmt.Errorf("making the bridge: %w: %w", ErrNoVLANFiltering, err)
+	case err != nil && !errors.Is(err, unix.EEXIST):
+		return nil, fmt.Errorf("making the bridge: %w", err)
 	}
 	bridge, err = c.find(host)
-	if err == nil {
-		err = c.prepare(host, bridge)
+	if err == nil && isNew {
+		err = ignoreAdvertisements(host, bridge)
+	}
+	if err != nil && isNew {
+		return nil, errors.Join(err, removeUnused(host, link))
 	}
 	if err != nil {
-		return nil, false, errors.Join(err, removeUnused(host, link))
+		return nil, err
 	}
-	return bridge, true, nil
+	return &ensured{bridge, isNew}, nil
 }
 
 // newBridge has a MAC of its own from the start. One that the kernel draws gives
@@ -206,15 +254,6 @@ func (c *Config) newBridge() (*netlink.Bridge, error) {
 		bridge.VlanFiltering = &c.VLANFiltering
 	}
 	return bridge, nil
-}
-
-// prepare looks whether a kernel without VLANs has ignored that they were asked
-// for.
-func (c *Config) prepare(host *netns.Namespace, bridge *netlink.Bridge) error {
-	if c.VLANFiltering && (bridge.VlanFiltering == nil || !*bridge.VlanFiltering) {
-		return ErrNoVLANFiltering
-	}
-	return ignoreAdvertisements(host, bridge)
 }
 
 // ignoreAdvertisements keeps routers on the bridge from giving the host routes
@@ -251,34 +290,6 @@ func removeLink(host *netns.Namespace, link netlink.Link) error {
 		return fmt.Errorf("deleting %s: %w", link.Attrs().Name, err)
 	}
 	return nil
-}
-
-// attach makes the pair.
-func (c *Config) attach(host, pod *netns.Namespace, bridge *netlink.Bridge, name string) ([]*current.Interface, error) {
-	p := pair{
-		bridge:   bridge,
-		in:       pod,
-		name:     name,
-		mtu:      c.MTU,
-		mac:      c.MAC,
-		hairpin:  c.HairpinMode,
-		isolated: c.PortIsolation,
-		vlans:    c.membership(),
-	}
-	port, end, err := p.create(host)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.prepareEnd(pod, name); err != nil {
-		return nil, errors.Join(err, removeLink(host, port))
-	}
-	// Its MTU may be another now that it has a port.
-	if bridge, err = c.find(host); err != nil {
-		return nil, errors.Join(err, removeLink(host, port))
-	}
-	made := []*current.Interface{describe(bridge), describe(port), describe(end)}
-	made[2].Sandbox = pod.Path()
-	return made, nil
 }
 
 // prepareEnd turns duplicate address detection off or on before the end has an

@@ -265,23 +265,20 @@ func (c *Config) ensureGateway(host *netns.Namespace, bridge *netlink.Bridge) (n
 }
 
 func (c *Config) makeVLANGateway(host *netns.Namespace, bridge *netlink.Bridge) (netlink.Link, error) {
-	p := pair{
-		bridge: bridge,
-		in:     host,
-		name:   c.gatewayName(),
-		mtu:    bridge.MTU,
-		vlans:  membership{native: c.VLAN, keep: c.PreserveDefaultVLAN},
-	}
-	port, device, err := p.create(host)
-	if err != nil {
+	p := pair{in: host, name: c.gatewayName(), mtu: bridge.MTU, vlans: membership{native: c.VLAN, keep: c.PreserveDefaultVLAN}}
+	if err := p.create(host); err != nil {
 		return nil, err
 	}
-	for _, link := range []netlink.Link{port, device} {
-		if err := host.Netlink().LinkSetUp(link); err != nil {
-			return nil, errors.Join(fmt.Errorf("setting %s up: %w", link.Attrs().Name, err), removeLink(host, port))
+	err := p.connect(host, bridge)
+	for _, link := range []netlink.Link{p.port, p.end} {
+		if err == nil {
+			err = host.Netlink().LinkSetUp(link)
 		}
 	}
-	return device, nil
+	if err != nil {
+		return nil, errors.Join(err, removeLink(host, p.port))
+	}
+	return p.end, nil
 }
 
 // address gives the gateway an address, usable at once: no host of the bridge has

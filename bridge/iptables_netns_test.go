@@ -139,13 +139,20 @@ func path(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
+	// Else the race detector, where it is compiled in, sleeps a second at each exit.
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
 }
 
-// natRules lists the rules of one chain, or of all when it is empty.
+// natRules lists the rules of one chain.
 func (s *site) natRules(t *testing.T, binary, chain string) (rules []string) {
 	t.Helper()
+	// The one that plays it must be told where it lies.
+	whole, err := exec.LookPath(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.node.Do(func() error {
-		out, err := exec.CommandContext(t.Context(), binary, "-t", "nat", "-S", chain).Output()
+		out, err := exec.CommandContext(t.Context(), whole, "-t", "nat", "-S", chain).Output()
 		for line := range strings.Lines(string(out)) {
 			if rule, ok := strings.CutPrefix(strings.TrimSpace(line), "-A "+chain+" "); ok {
 				rules = append(rules, rule)

@@ -15,9 +15,8 @@ import (
 	"github.com/weir-cni/weir/netns"
 )
 
-// pair is a veth pair of which one end is a port of the bridge.
+// pair is a veth pair of which one end is to be a port of a bridge.
 type pair struct {
-	bridge *netlink.Bridge
 	// in and name say where the other end is.
 	in   *netns.Namespace
 	name string
@@ -26,25 +25,24 @@ type pair struct {
 	mac               net.HardwareAddr
 	hairpin, isolated bool
 	vlans             membership
+	// port and end are what create made.
+	port, end netlink.Link
 }
 
 // create makes the pair, both ends down, and leaves nothing on error. The error
 // is ErrNameTaken when the other end's name is.
-func (p *pair) create(host *netns.Namespace) (port, end netlink.Link, err error) {
+func (p *pair) create(host *netns.Namespace) error {
 	name, err := p.add(host)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if port, err = netif.Find(host, name); err != nil {
-		return nil, nil, err
+	if p.port, err = netif.Find(host, name); err != nil {
+		return err
 	}
-	if err = p.configure(host, port); err == nil {
-		end, err = netif.Find(p.in, p.name)
+	if p.end, err = netif.Find(p.in, p.name); err != nil {
+		return errors.Join(err, removeLink(host, p.port))
 	}
-	if err != nil {
-		return nil, nil, errors.Join(err, removeLink(host, port))
-	}
-	return port, end, nil
+	return nil
 }
 
 // add makes the pair under a random name that the host does not have yet. The
@@ -90,26 +88,27 @@ func randomName() (string, error) {
 	return fmt.Sprintf("veth%x", entropy), nil
 }
 
-func (p *pair) configure(host *netns.Namespace, port netlink.Link) error {
-	h := host.Netlink()
-	if err := ignoreAdvertisements(host, port); err != nil {
+// connect makes the host's end a port of the bridge, with its flags and VLANs.
+func (p *pair) connect(host *netns.Namespace, bridge *netlink.Bridge) error {
+	h, name := host.Netlink(), p.port.Attrs().Name
+	if err := ignoreAdvertisements(host, p.port); err != nil {
 		return err
 	}
-	if err := h.LinkSetMaster(port, p.bridge); err != nil {
-		return fmt.Errorf("making %s a port: %w", port.Attrs().Name, err)
+	if err := h.LinkSetMaster(p.port, bridge); err != nil {
+		return fmt.Errorf("making %s a port: %w", name, err)
 	}
 	if p.hairpin {
-		if err := h.LinkSetHairpin(port, true); err != nil {
-			return fmt.Errorf("setting the hairpin mode of %s: %w", port.Attrs().Name, err)
+		if err := h.LinkSetHairpin(p.port, true); err != nil {
+			return fmt.Errorf("setting the hairpin mode of %s: %w", name, err)
 		}
 	}
 	if p.isolated {
-		if err := h.LinkSetIsolated(port, true); err != nil {
-			return fmt.Errorf("isolating %s: %w", port.Attrs().Name, err)
+		if err := h.LinkSetIsolated(p.port, true); err != nil {
+			return fmt.Errorf("isolating %s: %w", name, err)
 		}
 	}
-	if err := p.vlans.apply(host, port); err != nil {
-		return fmt.Errorf("port %s: %w", port.Attrs().Name, err)
+	if err := p.vlans.apply(host, p.port); err != nil {
+		return fmt.Errorf("port %s: %w", name, err)
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func (m membership) apply(host *netns.Namespace, port netlink.Link) error {
 		}
 	}
 	for _, r := range m.tagged {
-		if err := host.Netlink().BridgeVlanAddRange(port, r.First, r.Last, false, false, false, true); err != nil {
+		if err := r.join(host, port); err != nil {
 			return fmt.Errorf("putting it into the VLANs %d to %d: %w", r.First, r.Last, err)
 		}
 	}
@@ -138,6 +138,15 @@ func (m membership) apply(host *netns.Namespace, port netlink.Link) error {
 		return fmt.Errorf("putting it into VLAN %d: %w", m.native, err)
 	}
 	return nil
+}
+
+// join puts a port into the VLANs of a range, tagged. A range of one is none to
+// the kernel.
+func (r VLANRange) join(host *netns.Namespace, port netlink.Link) error {
+	if r.First == r.Last {
+		return host.Netlink().BridgeVlanAdd(port, r.First, false, false, false, true)
+	}
+	return host.Netlink().BridgeVlanAddRange(port, r.First, r.Last, false, false, false, true)
 }
 
 func leaveAll(host *netns.Namespace, port netlink.Link) error {
