@@ -94,7 +94,7 @@ func (c *Config) Validate(host, _ *netns.Namespace) error {
 		return err
 	}
 	if c.MAC != nil {
-		if err := validMAC(c.MAC); err != nil {
+		if err := netif.ValidateMAC(c.MAC); err != nil {
 			return netif.NewFieldError("mac", c.MAC.String(), err)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/netif"
@@ -43,12 +42,6 @@ type document struct {
 	} `json:"runtimeConfig"`
 }
 
-// arguments are what of CNI_ARGS is macvlan's.
-type arguments struct {
-	types.CommonArgs
-	MAC types.UnmarshallableString
-}
-
 // Parse reads a CNI network configuration, runtimeConfig included, and the
 // CNI_ARGS of the request. The MAC of runtimeConfig goes before that of CNI_ARGS,
 // and that before the key mac. Unknown arguments are ignored. Errors are
@@ -81,46 +74,14 @@ func Parse(config []byte, args string) (*Config, error) {
 	}, nil
 }
 
-// chooseMAC checks the MACs that are overruled as well.
 func (d *document) chooseMAC(args string) (net.HardwareAddr, error) {
-	given := arguments{CommonArgs: types.CommonArgs{IgnoreUnknown: true}}
-	if err := types.LoadArgs(args, &given); err != nil {
-		return nil, netif.NewFieldError("CNI_ARGS", args, err)
+	fromArgs, err := netif.ArgsMAC(args)
+	if err != nil {
+		return nil, err
 	}
-	var chosen net.HardwareAddr
-	for _, source := range []struct{ field, value string }{
-		{"mac", d.MAC},
-		{"CNI_ARGS MAC", string(given.MAC)},
-		{"runtimeConfig.mac", d.RuntimeConfig.MAC},
-	} {
-		if source.value == "" {
-			continue
-		}
-		mac, err := net.ParseMAC(source.value)
-		if err == nil {
-			err = validMAC(mac)
-		}
-		if err != nil {
-			return nil, macError(source.field, source.value, err)
-		}
-		chosen = mac
-	}
-	return chosen, nil
-}
-
-// validMAC says why an interface could not have the MAC (is_valid_ether_addr).
-func validMAC(mac net.HardwareAddr) error {
-	switch {
-	case len(mac) != 6:
-		return fmt.Errorf("is %d bytes long, want 6", len(mac))
-	case mac[0]&1 != 0:
-		return errors.New("is a group's, not one interface's")
-	case [6]byte(mac) == [6]byte{}:
-		return errors.New("is all zero")
-	}
-	return nil
-}
-
-func macError(field, value string, err error) error {
-	return netif.NewFieldError(field, value, err)
+	return netif.ChooseMAC(
+		netif.MACSource{Field: "mac", Value: d.MAC},
+		fromArgs,
+		netif.MACSource{Field: "runtimeConfig.mac", Value: d.RuntimeConfig.MAC},
+	)
 }

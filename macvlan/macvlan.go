@@ -73,11 +73,11 @@ func (c *Config) validateMAC(master netlink.Link) error {
 	if c.MAC == nil {
 		return nil
 	}
-	if err := validMAC(c.MAC); err != nil {
-		return macError("mac", c.MAC.String(), err)
+	if err := netif.ValidateMAC(c.MAC); err != nil {
+		return netif.NewFieldError("mac", c.MAC.String(), err)
 	}
 	if own := master.Attrs().HardwareAddr; c.Mode == "passthru" && !bytes.Equal(c.MAC, own) {
-		return macError("mac", c.MAC.String(), fmt.Errorf("in passthru mode it is that of the master, %s", own))
+		return netif.NewFieldError("mac", c.MAC.String(), fmt.Errorf("in passthru mode it is that of the master, %s", own))
 	}
 	return nil
 }
