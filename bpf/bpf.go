@@ -21,6 +21,7 @@ const (
 	CountersMap    = "weir_counters"
 	FactsMap       = "weir_facts"
 	ControlMap     = "weir_control"
+	RateMap        = "weir_rate"
 )
 
 // PrefixesMax is the number of source prefixes of each address family that one
@@ -47,6 +48,14 @@ type Facts = weirWeirFacts
 // Control is the value of the control map: which slot of the facts is in use, and
 // what ingress returns for a packet that it allows.
 type Control = weirWeirControl
+
+// Rate is a value of the rate map, whose keys are the directions: the bandwidth of
+// one direction, and how much of it is spent. Times are in ticks of the monotonic
+// clock, TicksPerSecond of them.
+type Rate = weirWeirRate
+
+// TicksPerSecond is the unit of the times in Rate (WEIR_TICKS_PER_S).
+const TicksPerSecond = 16e9
 
 // Check is a set of checks, or'ed; it is the programs' constant weir_checks.
 type Check = weirWeirCheck

@@ -40,7 +40,7 @@ func TestCollectionSpec(t *testing.T) {
 			t.Errorf("no program %s", name)
 		}
 	}
-	for _, name := range []string{CountersMap, FactsMap, ControlMap} {
+	for _, name := range []string{CountersMap, FactsMap, ControlMap, RateMap} {
 		if spec.Maps[name] == nil {
 			t.Errorf("no map %s", name)
 		}

@@ -127,20 +127,20 @@ static __always_inline __u32 weir_segments(struct __sk_buff *skb, __u32 headers)
 	return (skb->len - headers + size - 1) / size;
 }
 
-static __always_inline void weir_add(struct __sk_buff *skb, struct weir_count *count)
+/* What the skb is on the wire. */
+static __always_inline struct weir_count weir_size_of(struct __sk_buff *skb)
 {
-	__u32 headers, packets = 1;
-	__u64 bytes = skb->len;
+	struct weir_count size = {.packets = 1, .bytes = skb->len};
+	__u32 headers;
 
 	if (skb->gso_size) {
 		headers = weir_headers_length(skb);
-		packets = weir_segments(skb, headers);
-		bytes += (__u64)(packets - 1) * headers;
+		size.packets = weir_segments(skb, headers);
+		size.bytes += (size.packets - 1) * headers;
 	}
 	if (skb->vlan_present)
-		bytes += packets * WEIR_VLAN_LEN;
-	count->packets += packets;
-	count->bytes += bytes;
+		size.bytes += size.packets * WEIR_VLAN_LEN;
+	return size;
 }
 
 static __always_inline struct weir_counters *weir_counters_of(void)
@@ -153,10 +153,15 @@ static __always_inline struct weir_counters *weir_counters_of(void)
 /* Counts the packet under a verdict. Nothing else counts, and every packet comes
  * through here once.
  */
-static __always_inline void weir_count(struct __sk_buff *skb, struct weir_verdicts *verdicts, enum weir_verdict verdict)
+static __always_inline void weir_count(struct weir_verdicts *verdicts, enum weir_verdict verdict,
+				       struct weir_count size)
 {
-	if (verdict < WEIR_VERDICT_MAX)
-		weir_add(skb, (struct weir_count *)verdicts + verdict);
+	struct weir_count *count = (struct weir_count *)verdicts + verdict;
+
+	if (verdict >= WEIR_VERDICT_MAX)
+		return;
+	count->packets += size.packets;
+	count->bytes += size.bytes;
 }
 
 #endif

@@ -33,12 +33,23 @@ type loaded struct {
 
 func load(tb testing.TB, checks Check, prefixes ...string) *loaded {
 	tb.Helper()
+	return loadWith(tb, nil, checks, prefixes...)
+}
+
+// loadWith sets further constants of the programs.
+func loadWith(tb testing.TB, constants map[string]any, checks Check, prefixes ...string) *loaded {
+	tb.Helper()
 	spec, err := CollectionSpec()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	if err := spec.Variables["weir_checks"].Set(uint32(checks)); err != nil {
 		tb.Fatal(err)
+	}
+	for name, value := range constants {
+		if err := spec.Variables[name].Set(value); err != nil {
+			tb.Fatal(err)
+		}
 	}
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {

@@ -19,7 +19,8 @@
 	X(SPOOFED_IPV4, spoofed_ipv4)            \
 	X(SPOOFED_IPV6, spoofed_ipv6)            \
 	X(SPOOFED_ARP_MAC, spoofed_arp_mac)      \
-	X(SPOOFED_ARP_IP, spoofed_arp_ip)
+	X(SPOOFED_ARP_IP, spoofed_arp_ip)        \
+	X(RATE_LIMITED, rate_limited)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

@@ -16,12 +16,13 @@ func _() {
 	_ = x[weirWeirVerdictWEIR_SPOOFED_IPV6-5]
 	_ = x[weirWeirVerdictWEIR_SPOOFED_ARP_MAC-6]
 	_ = x[weirWeirVerdictWEIR_SPOOFED_ARP_IP-7]
-	_ = x[weirWeirVerdictWEIR_VERDICT_MAX-8]
+	_ = x[weirWeirVerdictWEIR_RATE_LIMITED-8]
+	_ = x[weirWeirVerdictWEIR_VERDICT_MAX-9]
 }
 
-const _weirWeirVerdict_name = "ALLOWEDMALFORMEDVLAN_TAGGEDSPOOFED_MACSPOOFED_IPV4SPOOFED_IPV6SPOOFED_ARP_MACSPOOFED_ARP_IPVERDICT_MAX"
+const _weirWeirVerdict_name = "ALLOWEDMALFORMEDVLAN_TAGGEDSPOOFED_MACSPOOFED_IPV4SPOOFED_IPV6SPOOFED_ARP_MACSPOOFED_ARP_IPRATE_LIMITEDVERDICT_MAX"
 
-var _weirWeirVerdict_index = [...]uint8{0, 7, 16, 27, 38, 50, 62, 77, 91, 102}
+var _weirWeirVerdict_index = [...]uint8{0, 7, 16, 27, 38, 50, 62, 77, 91, 103, 114}
 
 func (i weirWeirVerdict) String() string {
 	idx := int(i) - 0

@@ -25,6 +25,7 @@
 #include "facts.h"
 #include "count.h"
 #include "source.h"
+#include "rate.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -44,11 +45,15 @@ int weir_ingress(struct __sk_buff *skb)
 {
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_control *control = weir_control_of();
+	enum weir_verdict verdict;
+	struct weir_count size;
 
 	if (!counters || !control)
 		return TC_ACT_SHOT;
-	weir_count(skb, &counters->ingress, WEIR_ALLOWED);
-	return control->ingress_action;
+	size = weir_size_of(skb);
+	verdict = weir_limit(WEIR_INGRESS, size.bytes);
+	weir_count(&counters->ingress, verdict, size);
+	return verdict == WEIR_ALLOWED ? control->ingress_action : TC_ACT_SHOT;
 }
 
 SEC("tc")
@@ -57,11 +62,15 @@ int weir_egress(struct __sk_buff *skb)
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_facts *facts = weir_facts_now();
 	enum weir_verdict verdict;
+	struct weir_count size;
 
 	if (!counters || !facts)
 		return TC_ACT_SHOT;
 	verdict = weir_source(skb, facts);
-	weir_count(skb, &counters->egress, verdict);
+	size = weir_size_of(skb);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_limit(WEIR_EGRESS, size.bytes);
+	weir_count(&counters->egress, verdict, size);
 	/* The guard has the last word: no filter behind it may rewrite a source. */
 	return verdict == WEIR_ALLOWED ? TC_ACT_OK : TC_ACT_SHOT;
 }

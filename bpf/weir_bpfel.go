@@ -72,6 +72,11 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		RateLimited struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 	Egress struct {
 		_       structs.HostLayout
@@ -115,6 +120,11 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		RateLimited struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 }
 
@@ -135,6 +145,14 @@ type weirWeirFacts struct {
 	}
 }
 
+type weirWeirRate struct {
+	_             structs.HostLayout
+	BitsPerSecond uint64
+	Burst         uint64
+	Paid          uint64
+	Dropped       uint64
+}
+
 type weirWeirVerdict uint32
 
 const (
@@ -146,7 +164,8 @@ const (
 	weirWeirVerdictWEIR_SPOOFED_IPV6    weirWeirVerdict = 5
 	weirWeirVerdictWEIR_SPOOFED_ARP_MAC weirWeirVerdict = 6
 	weirWeirVerdictWEIR_SPOOFED_ARP_IP  weirWeirVerdict = 7
-	weirWeirVerdictWEIR_VERDICT_MAX     weirWeirVerdict = 8
+	weirWeirVerdictWEIR_RATE_LIMITED    weirWeirVerdict = 8
+	weirWeirVerdictWEIR_VERDICT_MAX     weirWeirVerdict = 9
 )
 
 // Names of all BPF objects in the ELF.
@@ -156,6 +175,7 @@ const (
 	weirMapWeirControl          = "weir_control"
 	weirMapWeirCounters         = "weir_counters"
 	weirMapWeirFacts            = "weir_facts"
+	weirMapWeirRate             = "weir_rate"
 	weirProgWeirEgress          = "weir_egress"
 	weirProgWeirIngress         = "weir_ingress"
 	weirVarBpfMetadataContainer = "bpf_metadata_container"
@@ -163,6 +183,7 @@ const (
 	weirVarBpfMetadataNetwork   = "bpf_metadata_network"
 	weirVarBpfMetadataPod       = "bpf_metadata_pod"
 	weirVarWeirChecks           = "weir_checks"
+	weirVarWeirLimitsRate       = "weir_limits_rate"
 	weirVarWeirVerdicts         = "weir_verdicts"
 )
 
@@ -219,6 +240,7 @@ type weirMapSpecs struct {
 	WeirControl  *ebpf.MapSpec `ebpf:"weir_control"`
 	WeirCounters *ebpf.MapSpec `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
+	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
 }
 
 // weirVariableSpecs contains global variables before they are loaded into the kernel.
@@ -230,6 +252,7 @@ type weirVariableSpecs struct {
 	BpfMetadataNetwork   *ebpf.VariableSpec `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.VariableSpec `ebpf:"bpf_metadata_pod"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
+	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
 	WeirVerdicts         *ebpf.VariableSpec `ebpf:"weir_verdicts"`
 }
 
@@ -256,6 +279,7 @@ type weirMaps struct {
 	WeirControl  *ebpf.Map `ebpf:"weir_control"`
 	WeirCounters *ebpf.Map `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
+	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
 }
 
 func (m *weirMaps) Close() error {
@@ -263,6 +287,7 @@ func (m *weirMaps) Close() error {
 		m.WeirControl,
 		m.WeirCounters,
 		m.WeirFacts,
+		m.WeirRate,
 	)
 }
 
@@ -275,6 +300,7 @@ type weirVariables struct {
 	BpfMetadataNetwork   *ebpf.Variable `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.Variable `ebpf:"bpf_metadata_pod"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
+	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
 	WeirVerdicts         *ebpf.Variable `ebpf:"weir_verdicts"`
 }
 

@@ -19,9 +19,36 @@ import (
 	"github.com/weir-cni/weir/netif"
 )
 
-// Selection is one network selection element of a pod's annotation (NPWG
-// multi-network specification 1.3, section 4.1).
-type Selection = nadv1.NetworkSelectionElement
+// Selection is a network selection element (NPWG specification 1.3, 4.1.2), with
+// two keys that only Multus has.
+type Selection struct {
+	// Name and Namespace are those of the NetworkAttachmentDefinition.
+	Name      string `json:"name"`
+	Namespace string `json:"namespace,omitempty"`
+	// IPRequest are addresses, each with or without a prefix length.
+	IPRequest []string `json:"ips,omitempty"`
+	// MacRequest is an Ethernet address.
+	MacRequest string `json:"mac,omitempty"`
+	// InfinibandGUIDRequest is a GUID of 8 bytes.
+	InfinibandGUIDRequest string `json:"infiniband-guid,omitempty"`
+	// InterfaceRequest is the interface's name in the pod.
+	InterfaceRequest string `json:"interface,omitempty"`
+	// InterfaceAlias is an old name of the same; the new one goes before it.
+	InterfaceAlias string `json:"interfaceRequest,omitempty"`
+	// PortMappingsRequest are ports of the node that lead to the pod.
+	PortMappingsRequest []*nadv1.PortMapEntry `json:"portMappings,omitempty"`
+	// BandwidthRequest has rates in bits per second and bursts in bits.
+	BandwidthRequest *nadv1.BandwidthEntry `json:"bandwidth,omitempty"`
+	// CNIArgs are merged into args.cni.
+	CNIArgs *map[string]any `json:"cni-args,omitempty"`
+	// GatewayRequest are the gateways of the pod's default route; empty, but not
+	// nil, leaves the network the default route that it has.
+	GatewayRequest []net.IP `json:"default-route,omitempty"`
+	// DeviceID names a device of the node, for Multus's capability of that name.
+	DeviceID string `json:"deviceID,omitempty"`
+	// IPAMClaimReference names an IPAMClaim that holds the addresses.
+	IPAMClaimReference string `json:"ipam-claim-reference,omitempty"`
+}
 
 // SelectionError is the error of an annotation: it names the element, counted
 // from 1, and the key.
@@ -64,6 +91,7 @@ func ParseSelections(annotation, podNamespace string) ([]Selection, error) {
 	for i := range selections {
 		s := &selections[i]
 		s.Namespace = cmp.Or(s.Namespace, podNamespace)
+		s.InterfaceRequest = cmp.Or(s.InterfaceRequest, s.InterfaceAlias)
 		if key, err := checkSelection(s); err != nil {
 			return nil, &SelectionError{i + 1, s.Name, key, err}
 		}

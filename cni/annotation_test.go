@@ -35,6 +35,9 @@ func TestParseSelections(t *testing.T) {
 		{"JSON with blanks", "\n [ { \"name\" : \"lan\" } , {\"name\":\"san\"} ] ", []Selection{
 			{Namespace: "pods", Name: "lan"}, {Namespace: "pods", Name: "san"},
 		}},
+		{"the interface under its old name", `[{"name":"lan","interfaceRequest":"net7"}]`, []Selection{
+			{Namespace: "pods", Name: "lan", InterfaceRequest: "net7", InterfaceAlias: "net7"},
+		}},
 		{"twice the same", "lan,lan", []Selection{{Namespace: "pods", Name: "lan"}, {Namespace: "pods", Name: "lan"}}},
 		{"JSON", `[{"name":"lan"},{"name":"san","namespace":"shop","interface":"net7","ips":["192.0.2.1","2001:db8::1/64"],` +
 			`"mac":"02:00:00:00:00:01","unknown":1}]`, []Selection{

@@ -46,7 +46,7 @@ func (p *Plugin) planChained(config *Config, req *api.CNIRequest, pod attachment
 	return record, nil
 }
 
-func (d *chained) validate(_ context.Context, pod *netns.Namespace) error {
+func (d *chained) validate(context.Context, *netns.Namespace) error {
 	if _, err := storedResult(d.stored); err != nil {
 		return newError(types.ErrInvalidNetworkConfig, fmt.Errorf("prevResult: %w", err))
 	}

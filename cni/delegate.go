@@ -41,6 +41,7 @@ type job struct {
 	stored *state.Delegate
 	list   *libcni.NetworkConfigList
 	option options
+	limits bandwidth // kept by the guard
 }
 
 // options are a network's own wishes to weir: the key "weir" of its configuration.
@@ -48,6 +49,8 @@ type options struct {
 	// Enforcement is "required" (the default: an attachment without its guard
 	// fails) or "bestEffort".
 	Enforcement string `json:"enforcement,omitempty"`
+	// Bandwidth is kept by the guard. A pod's own wish goes before it.
+	Bandwidth bandwidth `json:"bandwidth"`
 }
 
 const (
@@ -64,6 +67,9 @@ func (p *Plugin) delegateOf(record *state.Record, i int) (delegate, error) {
 	}
 	j := job{plugin: p, record: record, stored: stored, list: list}
 	if j.option, err = optionsOf(list); err != nil {
+		return nil, err
+	}
+	if j.limits, err = j.limitsOf(); err != nil {
 		return nil, err
 	}
 	if record.Chained != "" {
@@ -92,6 +98,9 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 		if err := json.Unmarshal(data, &config); err != nil {
 			return options{}, invalid("weir: %w", err)
 		}
+	}
+	if err := config.Weir.Bandwidth.validate(); err != nil {
+		return options{}, invalid("weir.bandwidth: %w", err)
 	}
 	switch config.Weir.Enforcement {
 	case "":

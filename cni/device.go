@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/bridge"
+	"github.com/weir-cni/weir/hostdevice"
 	"github.com/weir-cni/weir/ipvlan"
 	"github.com/weir-cni/weir/macvlan"
 	"github.com/weir-cni/weir/netif"
@@ -35,9 +36,10 @@ type site struct {
 type made struct {
 	// interfaces are as the result lists them.
 	interfaces []*current.Interface
-	// pod is the place in interfaces of the pod's own; -1 where the device has no
-	// interface in the kernel.
+	// pod is the place in interfaces of the pod's own.
 	pod int
+	// absent is set for a device that is no interface to the kernel.
+	absent bool
 	// hostEnd is the name of the other end of the pod's interface, which is on the
 	// node; empty where there is none.
 	hostEnd string
@@ -102,6 +104,13 @@ func nativeTypes() map[string]nativeType {
 				return nil, err
 			}
 			return &port{c}, nil
+		}},
+		"host-device": {capabilities: []string{"ips", "deviceID"}, parse: func(config []byte, _ string) (device, error) {
+			c, err := hostdevice.Parse(config)
+			if err != nil {
+				return nil, err
+			}
+			return &moved{c}, nil
 		}},
 	}
 }
@@ -216,4 +225,73 @@ func (d *port) Check(s site, result *current.Result) error {
 
 func (d *port) Delete(s site, result *current.Result) error {
 	return d.Config.Delete(s.host, s.pod, d.owner(s), s.ifname, result)
+}
+
+// moved is a device of the node's that the pod has for itself.
+type moved struct {
+	*hostdevice.Config
+}
+
+// was reads what Save said; nil for a device without an interface.
+func (d *moved) was(s site) (*hostdevice.Saved, error) {
+	if len(s.saved) == 0 {
+		return nil, nil //nolint:nilnil // There is nothing to put back.
+	}
+	var saved *hostdevice.Saved
+	if err := json.Unmarshal(s.saved, &saved); err != nil {
+		return nil, fmt.Errorf("reading what the device was like: %w", err)
+	}
+	return saved, nil
+}
+
+func (d *moved) Validate(s site) error { return d.Config.Validate(s.host) }
+
+func (d *moved) Save(s site) (json.RawMessage, error) {
+	saved, err := d.Config.Save(s.host)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(saved)
+}
+
+func (d *moved) Create(s site) (*made, error) {
+	saved, err := d.was(s)
+	if err != nil {
+		return nil, err
+	}
+	if saved == nil {
+		return &made{interfaces: []*current.Interface{{Name: s.ifname}}, absent: true}, nil
+	}
+	i, err := d.Move(s.host, s.pod, s.ifname, saved)
+	if err != nil {
+		return nil, err
+	}
+	return &made{interfaces: []*current.Interface{i}, master: saved.Name}, nil
+}
+
+func (d *moved) Complete(*current.Result) error { return nil }
+
+func (d *moved) Configure(s site, m *made, result *current.Result) error {
+	if m.absent {
+		return nil
+	}
+	return configure(s, result)
+}
+
+func (d *moved) IsTagged() bool { return false }
+
+func (d *moved) Check(s site, result *current.Result) error {
+	saved, err := d.was(s)
+	if err != nil || saved == nil {
+		return err
+	}
+	return errors.Join(hostdevice.Check(s.pod, s.ifname, saved), netif.Check(s.pod, s.ifname, result))
+}
+
+func (d *moved) Delete(s site, _ *current.Result) error {
+	saved, err := d.was(s)
+	if err != nil {
+		return err
+	}
+	return hostdevice.Restore(s.host, s.pod, s.ifname, saved)
 }

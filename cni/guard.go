@@ -88,6 +88,8 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Network:     j.stored.Network,
 		ContainerID: j.record.ContainerID,
 		Checks:      checks,
+		Ingress:     j.limits.ingress(),
+		Egress:      j.limits.egress(),
 	}
 }
 
@@ -129,6 +131,9 @@ func (j *job) withoutInterface() error {
 	if j.stored.Attachment == nil {
 		return nil
 	}
+	if j.limits.isLimited() {
+		return fmt.Errorf("%w: %s has no interface in the kernel", errNeedsGuard, j.stored.Interface)
+	}
 	j.plugin.Log.Warn("the attachment has no interface in the kernel, so it is neither guarded nor counted",
 		"pod", j.record.Pod.String(), "network", j.stored.Network, "netif", j.stored.Interface)
 	return j.giveUpGuard()
@@ -136,6 +141,9 @@ func (j *job) withoutInterface() error {
 
 // withoutGuard decides what an attachment is worth without its programs.
 func (j *job) withoutGuard(err error) error {
+	if j.limits.isLimited() {
+		return fmt.Errorf("guarding %s: %w: %w", j.stored.Interface, errNeedsGuard, err)
+	}
 	if j.option.Enforcement == enforcementRequired {
 		return fmt.Errorf("guarding %s: %w", j.stored.Interface, err)
 	}

@@ -182,9 +182,7 @@ func (n *native) create(pod *netns.Namespace, result *current.Result) (*made, er
 	if err != nil {
 		return nil, err
 	}
-	if m.pod >= 0 {
-		m.interfaces[m.pod].Sandbox = n.record.Netns
-	}
+	m.interfaces[m.pod].Sandbox = n.record.Netns
 	result.Interfaces = m.interfaces
 	if a := n.stored.Attachment; a != nil {
 		a.Master, a.Mode, a.HostInterface = m.master, m.mode, m.hostEnd
@@ -193,7 +191,7 @@ func (n *native) create(pod *netns.Namespace, result *current.Result) (*made, er
 }
 
 func (n *native) guardNew(pod *netns.Namespace, m *made) (*guarded, error) {
-	if m.pod < 0 {
+	if m.absent {
 		return &guarded{}, n.withoutInterface()
 	}
 	return n.attachGuard(pod, m.interfaces[m.pod], n.sends())
@@ -231,9 +229,7 @@ func (n *native) reserveAddresses(ctx context.Context, m *made, result *current.
 	}
 	result.IPs, result.Routes = assigned.IPs, assigned.Routes
 	for _, ip := range result.IPs {
-		if m.pod >= 0 {
-			ip.Interface = current.Int(m.pod)
-		}
+		ip.Interface = current.Int(m.pod)
 	}
 	return nil
 }

@@ -228,9 +228,6 @@ func checkCapabilities(d *state.Delegate) error {
 	return nil
 }
 
-// capabilityBandwidth is enforced by the guard where no plugin declares it.
-const capabilityBandwidth = "bandwidth"
-
 func declares(list *libcni.NetworkConfigList, capability string) bool {
 	return slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities[capability] })
 }
@@ -242,6 +239,9 @@ func capabilities(s *Selection) map[string]any {
 	}
 	if s.MacRequest != "" {
 		all["mac"] = s.MacRequest
+	}
+	if s.DeviceID != "" {
+		all["deviceID"] = s.DeviceID
 	}
 	if s.InfinibandGUIDRequest != "" {
 		all["infinibandGUID"] = s.InfinibandGUIDRequest

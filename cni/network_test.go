@@ -362,10 +362,10 @@ func TestCapabilities(t *testing.T) {
 	}{
 		{"none", Selection{Name: "a", InterfaceRequest: "net7"}, map[string]any{}},
 		{"all", Selection{
-			IPRequest: []string{"192.0.2.1/24"}, MacRequest: "02:00:00:00:00:01", InfinibandGUIDRequest: "guid",
+			IPRequest: []string{"192.0.2.1/24"}, MacRequest: "02:00:00:00:00:01", InfinibandGUIDRequest: "guid", DeviceID: "0000:00:05.0",
 			PortMappingsRequest: []*nadv1.PortMapEntry{{HostPort: 1}}, BandwidthRequest: &nadv1.BandwidthEntry{EgressRate: 1},
 		}, map[string]any{
-			"ips": []string{"192.0.2.1/24"}, "mac": "02:00:00:00:00:01", "infinibandGUID": "guid",
+			"ips": []string{"192.0.2.1/24"}, "mac": "02:00:00:00:00:01", "infinibandGUID": "guid", "deviceID": "0000:00:05.0",
 			"portMappings": []*nadv1.PortMapEntry{{HostPort: 1}}, "bandwidth": &nadv1.BandwidthEntry{EgressRate: 1},
 		}},
 	}

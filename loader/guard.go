@@ -22,6 +22,7 @@ const (
 	pinCounters    = "counters"
 	pinFacts       = "facts"
 	pinControl     = "control"
+	pinRate        = "rate" // only with bandwidth
 	pinIngress     = "prog_ingress"
 	pinEgress      = "prog_egress"
 	pinIngressLink = "link_ingress"
@@ -36,6 +37,7 @@ type Guard struct {
 	ingress, egress *ebpf.Program
 	counters        *ebpf.Map
 	facts, control  *ebpf.Map
+	rate            *ebpf.Map // nil without bandwidth
 
 	mu    sync.Mutex   // orders changes
 	open  sync.RWMutex // held for writing by Close, for reading by Counters
@@ -52,6 +54,7 @@ func Open(dir string) (*Guard, error) {
 		openMap(&g.counters, filepath.Join(dir, pinCounters), nil),
 		openMap(&g.facts, filepath.Join(dir, pinFacts), nil),
 		openMap(&g.control, filepath.Join(dir, pinControl), nil),
+		g.openRate(dir),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the guard in %s: %w", dir, err), g.Close())
@@ -73,7 +76,7 @@ func openMap(m **ebpf.Map, path string, opts *ebpf.LoadPinOptions) (err error) {
 func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
-	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close())
+	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close())
 }
 
 // Dir is the directory of the pins.
@@ -104,6 +107,7 @@ func (g *Guard) pin(dir string) error {
 		g.control.Pin(filepath.Join(dir, pinControl)),
 		g.ingress.Pin(filepath.Join(dir, pinIngress)),
 		g.egress.Pin(filepath.Join(dir, pinEgress)),
+		g.pinRate(dir),
 	)
 }
 

@@ -237,7 +237,7 @@ var ErrDetached = errors.New("the guard is not attached")
 // Check tells whether both programs are on the interface, and all that another
 // agent would need is pinned. The error is ErrDetached when something is missing.
 func (g *Guard) Check(p Place) error {
-	for _, pin := range []string{pinCounters, pinFacts, pinControl, pinIngress, pinEgress} {
+	for _, pin := range g.pins() {
 		if _, err := os.Lstat(filepath.Join(g.dir, pin)); err != nil {
 			return fmt.Errorf("%w: its pin is missing: %w", ErrDetached, err)
 		}

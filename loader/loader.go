@@ -43,6 +43,9 @@ type Spec struct {
 	Interface, Pod, Network, ContainerID string
 	// Checks are those that the programs make of what the pod sends.
 	Checks bpf.Check
+	// Ingress and Egress are the bandwidth of what the pod receives and sends.
+	// When both are zero the programs have no code for it.
+	Ingress, Egress Rate
 	Addresses
 }
 
@@ -83,6 +86,9 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 	if err := g.facts.Put(uint32(0), facts); err != nil {
 		return fmt.Errorf("writing the facts of %s: %w", spec.Interface, err)
 	}
+	if err := g.SetRates(spec.Ingress, spec.Egress); err != nil {
+		return err
+	}
 	if err := g.pin(spec.Dir); err != nil {
 		return fmt.Errorf("pinning the programs of %s: %w", spec.Interface, err)
 	}
@@ -96,6 +102,9 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 }
 
 func (l *Loader) load(spec Spec) (*Guard, error) {
+	if err := errors.Join(spec.Ingress.Validate(), spec.Egress.Validate()); err != nil {
+		return nil, err
+	}
 	compiled := l.spec.Copy()
 	if err := setConstants(compiled, spec); err != nil {
 		return nil, err
@@ -113,6 +122,11 @@ func (l *Loader) load(spec Spec) (*Guard, error) {
 		control:  o.Control,
 		spare:    bpf.FactsSlots - 1,
 	}
+	if spec.isLimited() {
+		g.rate = o.Rate
+	} else if err := o.Rate.Close(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
 	if err := bindMetadata(&o); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
@@ -128,12 +142,14 @@ type objects struct {
 	Counters  *ebpf.Map     `ebpf:"weir_counters"`
 	Facts     *ebpf.Map     `ebpf:"weir_facts"`
 	Control   *ebpf.Map     `ebpf:"weir_control"`
+	Rate      *ebpf.Map     `ebpf:"weir_rate"`
 	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
 	constants := map[string]any{
 		"weir_checks":            uint32(spec.Checks),
+		"weir_limits_rate":       spec.isLimited(),
 		"bpf_metadata_pod":       spec.Pod,
 		"bpf_metadata_interface": spec.Interface,
 		"bpf_metadata_network":   spec.Network,
@@ -165,8 +181,8 @@ func cString(text string, size int) []byte {
 	return b
 }
 
-// bindMetadata makes the constants belong to the ingress program too, which
-// reads none of them: the kernel shows the metadata of a program only from maps
+// bindMetadata makes the constants belong to the ingress program too, whatever it
+// reads of them: the kernel shows the metadata of a program only from maps
 // that are its own.
 func bindMetadata(o *objects) error {
 	err := o.Ingress.BindMap(o.Constants)

@@ -30,7 +30,10 @@ type machine struct {
 	timeout        time.Duration
 }
 
-// arguments boots without any device but serial lines. KVM is not used, since it
+// The PCI addresses of the network cards, which are joined by a hub.
+var cards = []string{"0x10", "0x11"}
+
+// arguments boots without any device but serial lines and two network cards. KVM is not used, since it
 // hangs in some virtual machines; neither is the CPU model max, which panics.
 //
 // Both CPUs share one thread, because with a thread each QEMU 7.2 now and then
@@ -40,12 +43,19 @@ type machine struct {
 // has a way without. RDRAND seeds the random number generator at boot. An oops
 // ends the VM.
 func (m machine) arguments() []string {
-	return []string{
+	all := []string{
 		"-accel", "tcg,thread=single", "-cpu", "Nehalem,-cx16,+rdrand", "-smp", "2", "-m", "2048",
 		"-kernel", m.image, "-initrd", m.initramfs,
 		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1",
 		"-nodefaults", "-display", "none", "-no-reboot",
 	}
+	for i, address := range cards {
+		all = append(all,
+			"-netdev", fmt.Sprintf("hubport,id=card%d,hubid=0", i),
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=card%d,addr=%s,mac=02:00:5e:00:53:%02x,romfile=", i, address, i),
+		)
+	}
+	return all
 }
 
 // run boots the VM, gives each line that the tests print to line, and returns

@@ -5,7 +5,6 @@
 package node
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/weir-cni/weir/api"
@@ -74,4 +73,4 @@ func (n *Node) checkBridged(t *testing.T, p, other *Pod) {
 	}
 }
 
-func addressOf(a api.AttachmentStatus) string { return netip.Prefix(a.Addresses[0]).Addr().String() }
+func addressOf(a api.AttachmentStatus) string { return a.Addresses[0].Addr().String() }

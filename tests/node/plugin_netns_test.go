@@ -56,8 +56,9 @@ type note struct {
 func isPlugin() bool { return filepath.Base(os.Args[0]) == behindName }
 
 func playPlugin() {
-	play := func(args *skel.CmdArgs) error { return playBehind(args) }
-	skel.PluginMainFuncs(skel.CNIFuncs{Add: play, Del: play, Check: play, GC: play, Status: play}, version.All, behindName)
+	skel.PluginMainFuncs(skel.CNIFuncs{
+		Add: playBehind, Del: playBehind, Check: playBehind, GC: playBehind, Status: playBehind,
+	}, version.All, behindName)
 }
 
 func playBehind(args *skel.CmdArgs) error {
