@@ -40,7 +40,8 @@ test-netns: build ## Tests in network namespaces of this kernel (root)
 
 .PHONY: test-kernels
 test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
-	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/bridge ipam/host-local ipam/static)
+	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/macvlan main/ipvlan main/bridge \
+		main/host-device ipam/host-local ipam/static) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 
@@ -52,6 +53,7 @@ test-demo: build ## The demo, judged
 bench: build ## Costs of the programs and of ADD and DEL (root)
 	go test -tags netns -run "^$$" -bench . ./bpf
 	go test -tags netns -run "^$$" -bench . -benchtime 30x ./tests/bench
+	go test -tags netns -run "^$$" -bench . -benchtime 1x ./tests/bench/bandwidth
 
 .PHONY: check
 check: check-format check-generated lint ## What needs no running: format, generated files, lint

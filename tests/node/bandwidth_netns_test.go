@@ -92,12 +92,12 @@ func replaced(networks, network string) string {
 	return strings.ReplaceAll(networks, "NETWORK", network)
 }
 
-// checkLimited compares what passed with the most that may pass: the rate, a second
-// of it that may have been saved, and a packet.
+// checkLimited compares what passed with the most that may pass: the rate, four
+// seconds of it that may have been saved, and a packet.
 func (n *Node) checkLimited(t *testing.T, direction string, before api.Traffic, after api.AttachmentStatus) {
 	t.Helper()
 	passed := after.Transmit.Bytes - before.Bytes
-	most := uint64(limit/8*(floodFor+2*time.Second)/time.Second) + 2000
+	most := uint64(limit/8*(floodFor+4*time.Second)/time.Second) + 2000
 	if passed == 0 || passed > most {
 		t.Errorf("%d bytes passed, want at most %d", passed, most)
 	}

@@ -105,6 +105,32 @@ func buildInto(dir string) error {
 	return goBuild(dir, "CGO_ENABLED=0", commands+"weir-agent")
 }
 
+var pluginsOnce = sync.OnceValues(buildPlugins)
+
+// referencePlugins is the directory of the reference plugins, of the version that
+// weir is compared with.
+func referencePlugins(tb testing.TB) string {
+	tb.Helper()
+	dir, err := pluginsOnce()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return dir
+}
+
+func buildPlugins() (string, error) {
+	if !hasGo() {
+		return "/usr/lib/cni", nil
+	}
+	if _, err := buildOnce(); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(builtInto(), "plugins")
+	const plugins = "github.com/containernetworking/plugins/plugins/"
+	return dir, goBuild(dir, "CGO_ENABLED=0", plugins+"main/macvlan", plugins+"main/ipvlan", plugins+"main/bridge",
+		plugins+"main/host-device", plugins+"ipam/static", plugins+"ipam/host-local", "github.com/containernetworking/cni/cnitool")
+}
+
 func goBuild(dir, env string, args ...string) error {
 	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, args...)...)
 	cmd.Env = append(os.Environ(), env)

@@ -60,9 +60,13 @@ func (n *Node) awaitHook(p *Pod) {
 
 func (n *Node) hasFilters(p *Pod) bool {
 	n.tb.Helper()
-	l := p.Link("net1")
+	host, name := p.Host, "net1"
+	if end := n.Attachment(p, "net1").HostInterface; end != "" {
+		host, name = n.machine, end
+	}
+	l := host.Link(name)
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netns.Dump(func() ([]netlink.Filter, error) { return p.Netlink().FilterList(l, parent) })
+		filters, err := netns.Dump(func() ([]netlink.Filter, error) { return host.Netlink().FilterList(l, parent) })
 		if err != nil {
 			n.tb.Fatal(err)
 		}
