@@ -41,7 +41,7 @@ test-netns: build ## Tests in network namespaces of this kernel (root)
 .PHONY: test-kernels
 test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
 	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/macvlan main/ipvlan main/bridge \
-		main/host-device ipam/host-local ipam/static) github.com/containernetworking/cni/cnitool
+		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 

@@ -74,5 +74,6 @@ tool (
 	github.com/containernetworking/plugins/plugins/main/host-device
 	github.com/containernetworking/plugins/plugins/main/ipvlan
 	github.com/containernetworking/plugins/plugins/main/macvlan
+	github.com/containernetworking/plugins/plugins/meta/tuning
 	golang.org/x/tools/cmd/stringer
 )

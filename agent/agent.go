@@ -139,6 +139,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.store.Run(ctx) })
 	group.Go(func() error { return a.registry.promote(ctx) })
+	group.Go(func() error { return a.watchDevices(ctx) })
 	group.Go(func() error { return a.serveSocket(ctx) })
 	if a.options.MetricsAddress != "" {
 		group.Go(func() error { return a.serveMetrics(ctx) })

@@ -21,6 +21,7 @@ type document struct {
 	PCIBusID      string `json:"pciBusID"`
 	RuntimeConfig struct {
 		DeviceID string `json:"deviceID"`
+		MAC      string `json:"mac"`
 	} `json:"runtimeConfig"`
 }
 
@@ -37,7 +38,8 @@ const devicesRoot = "/sys/devices/"
 // Parse reads a CNI network configuration, runtimeConfig included. Of the keys that
 // name the device the first goes before the others: device, hwaddr, kernelpath,
 // pciBusID. runtimeConfig.deviceID, the address of a PCI device or the name of an
-// auxiliary one, takes the place of pciBusID. Unknown keys are ignored. Errors are
+// auxiliary one, takes the place of pciBusID. runtimeConfig.mac is the MAC that the
+// device is to have in the pod. Unknown keys are ignored. Errors are
 // netif.FieldErrors.
 func Parse(config []byte) (*Config, error) {
 	var d document
@@ -61,6 +63,11 @@ func Parse(config []byte) (*Config, error) {
 		}
 		c.HWAddr = mac
 	}
+	mac, err := netif.ChooseMAC(netif.MACSource{Field: "runtimeConfig.mac", Value: d.RuntimeConfig.MAC})
+	if err != nil {
+		return nil, err
+	}
+	c.MAC = mac
 	return c, c.validateText()
 }
 

@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 		{"pciBusID", `{"pciBusID":"0000:3b:00.1"}`, hostdevice.Config{PCIBusID: "0000:3b:00.1"}},
 		{"deviceID for pciBusID", `{"pciBusID":"0000:3b:00.1","runtimeConfig":{"deviceID":"0000:3b:00.2"}}`, hostdevice.Config{PCIBusID: "0000:3b:00.2"}},
 		{"deviceID on the auxiliary bus", `{"pciBusID":"0000:3b:00.1","runtimeConfig":{"deviceID":"mlx5_core.sf.4"}}`, hostdevice.Config{Auxiliary: "mlx5_core.sf.4"}},
+		{"a MAC", `{"device":"eth7","runtimeConfig":{"mac":"02:00:00:00:00:01"}}`, hostdevice.Config{Device: "eth7", MAC: mac}},
 		{"keys of others", `{"device":"eth7","ipam":{"type":"static"},"x":[1]}`, hostdevice.Config{Device: "eth7"}},
 	}
 	for _, test := range tests {
@@ -53,6 +54,7 @@ func TestParseRefuses(t *testing.T) {
 		{"a path elsewhere", `{"kernelpath":"/etc"}`, "kernelpath"},
 		{"a path that leads elsewhere", `{"kernelpath":"/sys/devices/../../etc"}`, "kernelpath"},
 		{"no PCI address", `{"pciBusID":"../../etc"}`, "pciBusID"},
+		{"a group's MAC", `{"device":"eth7","runtimeConfig":{"mac":"01:00:5e:00:00:01"}}`, "runtimeConfig.mac"},
 		{"no device ID", `{"device":"eth7","runtimeConfig":{"deviceID":"../x"}}`, "runtimeConfig.deviceID"},
 	}
 	for _, test := range tests {

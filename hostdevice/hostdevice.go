@@ -15,8 +15,13 @@ import (
 	"github.com/weir-cni/weir/netns"
 )
 
-// ErrInUse means that the node itself needs a device.
-var ErrInUse = errors.New("the node uses it")
+var (
+	// ErrInUse means that the node itself needs a device.
+	ErrInUse = errors.New("the node uses it")
+	// ErrImmovable means that the kernel lets a device into no other network
+	// namespace.
+	ErrImmovable = errors.New("the kernel lets it into no other network namespace")
+)
 
 // Config is a network of type host-device. One of the fields names the device.
 type Config struct {
@@ -30,10 +35,13 @@ type Config struct {
 	PCIBusID string
 	// Auxiliary is its name on the auxiliary bus.
 	Auxiliary string
+	// MAC is the one to have in the pod. Optional: its own.
+	MAC net.HardwareAddr
 }
 
 // Validate says why the device could not be moved now, touching nothing: it is not
-// there, or the node uses it.
+// there, the node uses it, or the kernel does not let it go. What it carries in other
+// network namespaces is not the node's to see. Errors are netif.FieldErrors.
 func (c *Config) Validate(host *netns.Namespace) error {
 	if c.IsUserspace() {
 		return nil
@@ -42,62 +50,18 @@ func (c *Config) Validate(host *netns.Namespace) error {
 	if err != nil {
 		return err
 	}
-	if err := unused(host, link); err != nil {
-		field, value, _ := c.key()
-		return netif.NewFieldError(field, value, err)
-	}
-	return nil
-}
-
-// unused finds what the node would lose with the interface.
-func unused(host *netns.Namespace, link netlink.Link) error {
-	a := link.Attrs()
-	switch {
-	case a.Flags&net.FlagLoopback != 0:
-		return fmt.Errorf("%w: it is the loopback interface", ErrInUse)
-	case a.MasterIndex != 0:
-		return fmt.Errorf("%w: it is a port of %s", ErrInUse, nameOf(host, a.MasterIndex))
-	}
-	links, err := linksOf(host)
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		other := l.Attrs()
-		if other.MasterIndex == a.Index {
-			return fmt.Errorf("%w: %s is a port of it", ErrInUse, other.Name)
-		}
-		if other.ParentIndex == a.Index && other.NetNsID < 0 && l.Type() != "veth" {
-			return fmt.Errorf("%w: the %s %s is on it", ErrInUse, l.Type(), other.Name)
-		}
-	}
-	return withoutDefaultRoute(host, link)
-}
-
-func nameOf(host *netns.Namespace, index int) string {
-	link, err := host.Netlink().LinkByIndex(index)
-	if err != nil {
-		return fmt.Sprintf("interface %d", index)
-	}
-	return link.Attrs().Name
-}
-
-func withoutDefaultRoute(host *netns.Namespace, link netlink.Link) error {
-	routes, err := routesOf(host, link)
-	if err != nil {
-		return err
-	}
-	for _, r := range routes {
-		if r.Table == unix.RT_TABLE_MAIN && (r.Dst == nil || netif.IsDefault(*r.Dst)) {
-			return fmt.Errorf("%w: the node's default route is through it", ErrInUse)
+	for _, check := range []func(*netns.Namespace, netlink.Link) error{unused, withoutDefaultRoute, movable} {
+		if err := check(host, link); err != nil {
+			field, value, _ := c.key()
+			return netif.NewFieldError(field, value, err)
 		}
 	}
 	return nil
 }
 
 // Move takes the device, which is as it was saved, into the pod: down, without
-// addresses, under the given name, its name on the node as its alias. On error it is
-// back.
+// addresses, under the given name, with the MAC asked for, its name on the node as
+// its alias. On error it is back.
 func (c *Config) Move(host, pod *netns.Namespace, name string, s *Saved) (*current.Interface, error) {
 	if err := netif.ValidateName(name); err != nil {
 		return nil, err
@@ -106,19 +70,19 @@ func (c *Config) Move(host, pod *netns.Namespace, name string, s *Saved) (*curre
 	if err != nil {
 		return nil, err
 	}
-	if !s.isOf(link) || link.Attrs().Name != s.Name {
+	if !s.isOf(link, name) || link.Attrs().Name != s.Name {
 		return nil, fmt.Errorf("%s is another device than the one that was looked at", link.Attrs().Name)
 	}
-	made, err := move(host, pod, link, name, s)
+	mac, err := c.move(host, pod, link, name, s)
 	if err != nil {
 		err = fmt.Errorf("moving %s into the pod as %s: %w", s.Name, name, err)
 		return nil, errors.Join(err, Restore(host, pod, name, s))
 	}
-	return &current.Interface{Name: name, Mac: made.Attrs().HardwareAddr.String(), Sandbox: pod.Path()}, nil
+	return &current.Interface{Name: name, Mac: mac.String(), Mtu: s.MTU, Sandbox: pod.Path()}, nil
 }
 
-func move(host, pod *netns.Namespace, link netlink.Link, name string, s *Saved) (netlink.Link, error) {
-	if err := s.sendOff(host, link, s.Name); err != nil {
+func (c *Config) move(host, pod *netns.Namespace, link netlink.Link, name string, s *Saved) (net.HardwareAddr, error) {
+	if err := s.sendOff(host, link); err != nil {
 		return nil, err
 	}
 	if err := host.Netlink().LinkSetNsFd(link, pod.Fd()); err != nil {
@@ -128,21 +92,28 @@ func move(host, pod *netns.Namespace, link netlink.Link, name string, s *Saved) 
 	if err != nil {
 		return nil, err
 	}
+	mac := arrived.Attrs().HardwareAddr
+	if c.MAC != nil {
+		mac = c.MAC
+		if err := pod.Netlink().LinkSetHardwareAddr(arrived, mac); err != nil {
+			return nil, fmt.Errorf("setting its MAC to %s: %w", mac, err)
+		}
+	}
 	if err := pod.Netlink().LinkSetName(arrived, name); err != nil {
 		return nil, fmt.Errorf("naming it %s: %w", name, err)
 	}
-	return arrived, nil
+	return mac, nil
 }
 
-// sendOff makes a device ready to change namespaces: down, with an alias, and with
-// a name that neither of them has.
-func (s *Saved) sendOff(from *netns.Namespace, link netlink.Link, alias string) error {
+// sendOff makes a device ready to change namespaces: marked, down, and with a name
+// that neither of them has. The mark comes first: what bears none was not begun with.
+func (s *Saved) sendOff(from *netns.Namespace, link netlink.Link) error {
 	h := from.Netlink()
+	if err := h.LinkSetAlias(link, s.Name); err != nil {
+		return fmt.Errorf("setting its alias to %q: %w", s.Name, err)
+	}
 	if err := h.LinkSetDown(link); err != nil {
 		return fmt.Errorf("setting it down: %w", err)
-	}
-	if err := h.LinkSetAlias(link, alias); err != nil {
-		return fmt.Errorf("setting its alias to %q: %w", alias, err)
 	}
 	if link.Attrs().Name == s.Temporary {
 		return nil
@@ -156,19 +127,19 @@ func (s *Saved) sendOff(from *netns.Namespace, link netlink.Link, alias string) 
 // explain says what the kernel meant (dev_change_net_namespace).
 func explain(err error) error {
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("the kernel allows this kind of interface no other network namespace: %w", err)
+		return fmt.Errorf("%w: %w", ErrImmovable, err)
 	}
 	return err
 }
 
 // Check compares the device in the pod with what was moved; differences are
-// netif.DriftErrors.
+// netif.DriftErrors. It changes nothing.
 func Check(pod *netns.Namespace, name string, s *Saved) error {
 	link, err := netif.FindKind(pod, name, s.Kind)
 	if err != nil {
 		return err
 	}
-	if !s.isOf(link) {
+	if !s.isOf(link, name) {
 		return &netif.DriftError{Interface: name, What: "device", Got: "another", Want: s.Name}
 	}
 	return nil

@@ -58,9 +58,16 @@ func (s *site) configure(t *testing.T) {
 	_, dst6, _ := net.ParseCIDR("2001:db8:1::/48")
 	for _, err := range []error{
 		h.LinkSetAlias(link, "uplink to the press"),
+		h.LinkAddAltName(link, "the-press-that-prints"),
+		h.LinkAddAltName(link, "press0"),
+		h.LinkSetAllmulticastOn(link),
+		addressed(s.host, link.Attrs().Index),
 		h.LinkSetMTU(link, 1400),
 		h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: net.IP{192, 0, 2, 1}, Priority: 7}),
 		h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst6, Gw: net.ParseIP("2001:db8::1"), Table: 100}),
+		h.AddrAdd(link, &netlink.Addr{IPNet: prefix(t, "192.0.2.77/24"), Broadcast: net.IPv4zero}),
+		h.AddrAdd(link, &netlink.Addr{IPNet: prefix(t, "203.0.113.65/32"), Peer: prefix(t, "203.0.113.66/32"), Broadcast: net.IPv4zero}),
+		h.AddrAdd(link, &netlink.Addr{IPNet: prefix(t, "fe80::53/64"), Flags: unix.IFA_F_NODAD}),
 		h.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.IP{192, 0, 2, 9}, Mask: net.CIDRMask(32, 32)}, Label: "dev0:second", Scope: unix.RT_SCOPE_HOST}),
 	} {
 		if err != nil {
@@ -69,27 +76,32 @@ func (s *site) configure(t *testing.T) {
 	}
 }
 
-// looks is what an operator sees of a device. The kernel's own addresses and their
-// routes come when they come.
 func (s *site) looks(t *testing.T, name string) []string {
 	t.Helper()
-	link, err := s.node.Netlink().LinkByName(name)
+	return looks(t, s.host, name)
+}
+
+// looks is what an operator sees of a device. The kernel's own addresses and their
+// routes come when they come.
+func looks(t *testing.T, host *netns.Namespace, name string) []string {
+	t.Helper()
+	link, err := host.Netlink().LinkByName(name)
 	if err != nil {
 		return nil
 	}
 	a := link.Attrs()
-	all := []string{fmt.Sprintf("%s %s %s mtu %d alias %q up %t", a.Name, link.Type(), a.HardwareAddr, a.MTU, a.Alias, a.Flags&net.FlagUp != 0)}
-	addresses, err := netns.Dump(func() ([]netlink.Addr, error) { return s.node.Netlink().AddrList(link, netlink.FAMILY_ALL) })
+	all := []string{fmt.Sprintf("%s %q %s %s mtu %d alias %q up %t flags %x",
+		a.Name, a.AltNames, link.Type(), a.HardwareAddr, a.MTU, a.Alias, a.Flags&net.FlagUp != 0, a.RawFlags&keptFlags)}
+	addresses, err := netns.Dump(func() ([]netlink.Addr, error) { return host.Netlink().AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, addr := range addresses {
-		if !addr.IP.IsLinkLocalUnicast() {
-			all = append(all, fmt.Sprintf("%s label %s scope %d flags %x", addr.IPNet, addr.Label, addr.Scope, addr.Flags&^unix.IFA_F_TENTATIVE))
-		}
+		all = append(all, fmt.Sprintf("%s peer %s broadcast %s label %s scope %d flags %x", addr.IPNet, addr.Peer, addr.Broadcast, addr.Label,
+			addr.Scope, addr.Flags&^unix.IFA_F_TENTATIVE))
 	}
 	routes, err := netns.Dump(func() ([]netlink.Route, error) {
-		return s.node.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: a.Index}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		return host.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: a.Index}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +159,8 @@ func TestNetnsThereAndBack(t *testing.T) {
 			h, link := p.Netlink(), p.Link("net1")
 			for _, err := range []error{
 				h.LinkSetMTU(link, 1300), h.LinkSetHardwareAddr(link, net.HardwareAddr{2, 0, 0, 0, 0, 9}), h.LinkSetUp(link),
+				h.SetPromiscOn(link), h.LinkSetAllmulticastOff(link), h.LinkSetARPOff(link),
+				h.LinkDelAltName(link, "press0"), h.LinkAddAltName(link, "mine"),
 			} {
 				if err != nil {
 					t.Fatal(err)
@@ -220,17 +234,23 @@ func TestNetnsRestoreFromAnywhere(t *testing.T) {
 		to   func(*testing.T, *site, *Saved)
 	}{
 		{"untouched", func(*testing.T, *site, *Saved) {}},
-		{"down", func(t *testing.T, s *site, _ *Saved) { _ = s.node.Netlink().LinkSetDown(s.node.Link("dev0")) }},
-		{"renamed", func(t *testing.T, s *site, state *Saved) { _ = state.sendOff(s.host, s.node.Link("dev0"), "dev0") }},
+		{"marked", func(_ *testing.T, s *site, _ *Saved) {
+			_ = s.node.Netlink().LinkSetAlias(s.node.Link("dev0"), "dev0")
+		}},
+		{"down", func(_ *testing.T, s *site, _ *Saved) {
+			_ = s.node.Netlink().LinkSetAlias(s.node.Link("dev0"), "dev0")
+			_ = s.node.Netlink().LinkSetDown(s.node.Link("dev0"))
+		}},
+		{"renamed", func(_ *testing.T, s *site, state *Saved) { _ = state.sendOff(s.host, s.node.Link("dev0")) }},
 		{"moved and not named", func(t *testing.T, s *site, state *Saved) {
-			_ = state.sendOff(s.host, s.node.Link("dev0"), "dev0")
+			_ = state.sendOff(s.host, s.node.Link("dev0"))
 			move(t, s, state.Temporary)
 		}},
 		{"on its way back", func(t *testing.T, s *site, state *Saved) {
 			if _, err := parse(t, `{"device":"dev0"}`).Move(s.host, s.pod, "net1", state); err != nil {
 				t.Fatal(err)
 			}
-			if err := state.bringHome(s.host, s.pod); err != nil {
+			if _, err := state.bringHome(s.host, s.pod, "net1"); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -309,7 +329,7 @@ func TestNetnsNamespaceDies(t *testing.T) {
 
 // What the node needs, and what another pod has, is refused before it is touched.
 func TestNetnsDevicesInUse(t *testing.T) {
-	onNode := func(t *testing.T, s *site, err error) {
+	onNode := func(t *testing.T, _ *site, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)

@@ -4,11 +4,10 @@ package hostdevice
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
-	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,25 +17,31 @@ import (
 
 // Saved is what a device was like on the node, for JSON.
 type Saved struct {
-	// Name, Alias, MAC, MTU and Up are those of the interface.
-	Name  string           `json:"name"`
-	Alias string           `json:"alias,omitempty"`
-	MAC   net.HardwareAddr `json:"mac,omitempty"`
-	MTU   int              `json:"mtu"`
-	Up    bool             `json:"up"`
-	// Addresses are those that somebody gave it; what the kernel makes of its own
-	// it makes again.
+	// Name, AltNames, Alias, MAC, MTU and Up are those of the interface.
+	Name     string           `json:"name"`
+	AltNames []string         `json:"altNames,omitempty"`
+	Alias    string           `json:"alias,omitempty"`
+	MAC      net.HardwareAddr `json:"mac,omitempty"`
+	MTU      int              `json:"mtu"`
+	Up       bool             `json:"up"`
+	// Flags are of IFF_PROMISC, IFF_ALLMULTI and IFF_NOARP those that somebody set.
+	Flags uint32 `json:"flags,omitempty"`
+	// Addresses are all but IPv6's temporary ones (RFC 8981), which are drawn anew.
 	Addresses []Address `json:"addresses,omitempty"`
-	// Routes are those through it that somebody made, in all tables.
+	// Routes are those through it alone, in all tables, that neither the kernel nor
+	// a router advertisement made: those come again by themselves.
 	Routes []Route `json:"routes,omitempty"`
 	// Kind, Permanent and Parent tell the device from others: its kind to the
-	// kernel, the MAC that was burnt in, and the device below on its bus (Linux
-	// 5.13). One that has neither of the latter is known by its names.
+	// kernel, the MAC that was burnt in (Linux 5.6), and the device below on its bus
+	// (5.13). One that has neither of the latter is known by Index and its names.
 	Kind      string           `json:"kind"`
 	Permanent net.HardwareAddr `json:"permanent,omitempty"`
 	Parent    string           `json:"parent,omitempty"`
+	Index     int              `json:"index"`
 	// Temporary is its name on the way.
 	Temporary string `json:"temporary"`
+	// Time is when it was like this, which lifetimes count from.
+	Time time.Time `json:"time"`
 }
 
 // Address is an address of an interface.
@@ -48,6 +53,15 @@ type Address struct {
 	Label     string     `json:"label,omitempty"`
 	Flags     int        `json:"flags,omitempty"`
 	Scope     int        `json:"scope,omitempty"`
+	// Lifetime is nil for ever.
+	Lifetime *Lifetime `json:"lifetime,omitempty"`
+}
+
+// Lifetime is what is left of an address's, in seconds; the largest number is for
+// ever.
+type Lifetime struct {
+	Valid     uint32 `json:"valid"`
+	Preferred uint32 `json:"preferred"`
 }
 
 // Route is a route through an interface.
@@ -61,12 +75,16 @@ type Route struct {
 	Scope    int        `json:"scope,omitempty"`
 	Protocol int        `json:"protocol,omitempty"`
 	MTU      int        `json:"mtu,omitempty"`
+	AdvMSS   int        `json:"advmss,omitempty"`
 	// OnLink is set when the gateway is taken for a neighbour whatever its address.
 	OnLink bool `json:"onLink,omitempty"`
 }
 
-// Save says what the device is like now. It is nil for a device without an
-// interface.
+// keptFlags are what a pod may change of an interface that stays with it.
+const keptFlags = unix.IFF_PROMISC | unix.IFF_ALLMULTI | unix.IFF_NOARP
+
+// Save says what the device is like now, touching nothing. It is nil for a device
+// without an interface.
 func (c *Config) Save(host *netns.Namespace) (*Saved, error) {
 	if c.IsUserspace() {
 		return nil, nil //nolint:nilnil // There is nothing to put back.
@@ -77,8 +95,10 @@ func (c *Config) Save(host *netns.Namespace) (*Saved, error) {
 	}
 	a := link.Attrs()
 	s := &Saved{
-		Name: a.Name, Alias: a.Alias, MAC: a.HardwareAddr, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
-		Kind: link.Type(), Permanent: a.PermHWAddr, Parent: parentOf(a), Temporary: temporaryName(a),
+		Name: a.Name, AltNames: a.AltNames, Alias: a.Alias, MAC: a.HardwareAddr, MTU: a.MTU,
+		Up: a.Flags&net.FlagUp != 0, Flags: a.RawFlags & keptFlags,
+		Kind: link.Type(), Permanent: a.PermHWAddr, Parent: parentOf(a), Index: a.Index,
+		Temporary: temporaryName(a), Time: time.Now(),
 	}
 	if s.Addresses, err = addressesOf(host, link); err != nil {
 		return nil, err
@@ -110,16 +130,28 @@ func addressesOf(host *netns.Namespace, link netlink.Link) ([]Address, error) {
 	}
 	var all []Address
 	for _, a := range held {
-		// Neither what has a lifetime, from DHCP or advertisements, nor the kernel's
-		// own link-local address: whoever made them makes them anew.
-		if a.Flags&unix.IFA_F_PERMANENT == 0 || a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() {
+		// For IPv4 the same bit says that an address is not the first of its network.
+		if a.IP.To4() == nil && a.Flags&unix.IFA_F_TEMPORARY != 0 {
 			continue
 		}
-		ones, _ := a.Mask.Size()
-		all = append(all, Address{IP: a.IP, Prefix: ones, Peer: a.Peer, Broadcast: a.Broadcast, Label: a.Label,
-			Flags: a.Flags & (unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MCAUTOJOIN), Scope: a.Scope})
+		all = append(all, addressOf(a))
 	}
 	return all, nil
+}
+
+// settable are the flags of an address that are not the kernel's to set.
+const settable = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MCAUTOJOIN | unix.IFA_F_MANAGETEMPADDR
+
+func addressOf(a netlink.Addr) Address {
+	ones, _ := a.Mask.Size()
+	saved := Address{
+		IP: a.IP, Prefix: ones, Peer: a.Peer, Broadcast: a.Broadcast, Label: a.Label,
+		Flags: a.Flags & settable, Scope: a.Scope,
+	}
+	if a.Flags&unix.IFA_F_PERMANENT == 0 || uint32(a.PreferedLft) != forever {
+		saved.Lifetime = &Lifetime{Valid: uint32(a.ValidLft), Preferred: uint32(a.PreferedLft)}
+	}
+	return saved
 }
 
 // routesOf are the routes through an interface alone that the kernel did not make
@@ -137,159 +169,37 @@ func routesOf(host *netns.Namespace, link netlink.Link) ([]Route, error) {
 		if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || r.Type != unix.RTN_UNICAST || len(r.MultiPath) > 0 {
 			continue
 		}
-		all = append(all, Route{Dst: r.Dst, Gateway: r.Gw, Source: r.Src, Table: r.Table, Metric: r.Priority, Scope: int(r.Scope),
-			Protocol: int(r.Protocol), MTU: r.MTU, OnLink: r.Flags&int(netlink.FLAG_ONLINK) != 0})
+		all = append(all, Route{
+			Dst: r.Dst, Gateway: r.Gw, Source: r.Src, Table: r.Table, Metric: r.Priority, Scope: int(r.Scope),
+			Protocol: int(r.Protocol), MTU: r.MTU, AdvMSS: r.AdvMSS, OnLink: r.Flags&int(netlink.FLAG_ONLINK) != 0,
+		})
 	}
 	return all, nil
 }
 
 // isOf tells whether an interface is that of the saved device, whatever it is called
-// and wherever it is by now.
-func (s *Saved) isOf(link netlink.Link) bool {
+// and wherever it is by now; name is the one for the pod. An alias alone proves
+// nothing of a device of software: anybody may have given it to any of them.
+func (s *Saved) isOf(link netlink.Link, name string) bool {
 	a := link.Attrs()
-	if link.Type() != s.Kind {
+	marked := a.Alias == s.Name || a.Name == s.Temporary
+	switch {
+	case link.Type() != s.Kind:
 		return false
+	case s.Parent != "":
+		// A virtual function gets another permanent MAC from its driver now and then.
+		return parentOf(a) == s.Parent && (bytes.Equal(a.PermHWAddr, s.Permanent) || marked)
+	case len(s.Permanent) > 0:
+		return bytes.Equal(a.PermHWAddr, s.Permanent)
+	case a.Name == s.Temporary, marked && (a.Name == name || a.Name == s.Name):
+		return true
+	case a.Index == s.Index:
+		return marked || bytes.Equal(a.HardwareAddr, s.MAC)
+	case s.Kind == hardware:
+		return marked
 	}
-	if s.Parent != "" || len(s.Permanent) > 0 {
-		return parentOf(a) == s.Parent && bytes.Equal(a.PermHWAddr, s.Permanent)
-	}
-	return a.Name == s.Temporary || a.Alias == s.Name || a.Name == s.Name && bytes.Equal(a.HardwareAddr, s.MAC)
+	return a.Name == s.Name && bytes.Equal(a.HardwareAddr, s.MAC)
 }
 
-// in finds the device in a namespace; nil when it is not there.
-func (s *Saved) in(ns *netns.Namespace) (netlink.Link, error) {
-	links, err := linksOf(ns)
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(links, s.isOf)
-	if i < 0 {
-		return nil, nil
-	}
-	return links[i], nil
-}
-
-// Restore puts the device back to where and what it was, from wherever it is: in the
-// pod, on the node under any name, on its way, or untouched. The pod is nil when its
-// namespace is gone; then a device of hardware is with the node again, and one of
-// software gone, which is no error.
-func Restore(host, pod *netns.Namespace, name string, s *Saved) error {
-	if s == nil {
-		return nil
-	}
-	if err := s.bringHome(host, pod); err != nil {
-		return fmt.Errorf("taking %s, once %s, back from the pod: %w", name, s.Name, err)
-	}
-	link, err := s.in(host)
-	if err != nil || link == nil {
-		return err
-	}
-	if err := s.putBack(host, link); err != nil {
-		return fmt.Errorf("restoring %s: %w", s.Name, err)
-	}
-	return nil
-}
-
-func (s *Saved) bringHome(host, pod *netns.Namespace) error {
-	if pod == nil {
-		return nil
-	}
-	link, err := s.in(pod)
-	if err != nil || link == nil {
-		return err
-	}
-	if err := s.sendOff(pod, link, s.Name); err != nil {
-		return err
-	}
-	return pod.Netlink().LinkSetNsFd(link, host.Fd())
-}
-
-// putBack gives an interface that is on the node what it has no more.
-func (s *Saved) putBack(host *netns.Namespace, link netlink.Link) error {
-	steps := []struct {
-		what string
-		is   bool
-		do   func(h *netlink.Handle) error
-	}{
-		{"name", link.Attrs().Name == s.Name, func(h *netlink.Handle) error { return s.rename(h, link) }},
-		{"alias", link.Attrs().Alias == s.Alias, func(h *netlink.Handle) error { return h.LinkSetAlias(link, s.Alias) }},
-		{"MAC", bytes.Equal(link.Attrs().HardwareAddr, s.MAC), func(h *netlink.Handle) error { return h.LinkSetHardwareAddr(link, s.MAC) }},
-		{"MTU", link.Attrs().MTU == s.MTU, func(h *netlink.Handle) error { return h.LinkSetMTU(link, s.MTU) }},
-		{"addresses", false, func(h *netlink.Handle) error { return s.putAddresses(host, link) }},
-		{"state", !s.Up, func(h *netlink.Handle) error { return h.LinkSetUp(link) }},
-		{"routes", !s.Up, func(h *netlink.Handle) error { return s.putRoutes(h, link) }},
-	}
-	for _, step := range steps {
-		if step.is {
-			continue
-		}
-		if err := step.do(host.Netlink()); err != nil {
-			return fmt.Errorf("its %s: %w", step.what, err)
-		}
-	}
-	return nil
-}
-
-// rename needs the interface down on kernels before 6.2.
-func (s *Saved) rename(h *netlink.Handle, link netlink.Link) error {
-	if err := h.LinkSetDown(link); err != nil {
-		return err
-	}
-	return h.LinkSetName(link, s.Name)
-}
-
-// putAddresses takes away first what has another label than it had: with a rename
-// the kernel changes them.
-func (s *Saved) putAddresses(host *netns.Namespace, link netlink.Link) error {
-	h := host.Netlink()
-	held, err := addressesOf(host, link)
-	if err != nil {
-		return err
-	}
-	for _, a := range held {
-		if !slices.ContainsFunc(s.Addresses, a.equal) {
-			if err := h.AddrDel(link, a.netlink()); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("%s: %w", a.IP, err)
-			}
-		}
-	}
-	for _, a := range s.Addresses {
-		if err := h.AddrAdd(link, a.netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("%s: %w", a.IP, err)
-		}
-	}
-	return nil
-}
-
-func (a Address) equal(other Address) bool {
-	return a.IP.Equal(other.IP) && a.Prefix == other.Prefix && a.Label == other.Label
-}
-
-func (a Address) netlink() *netlink.Addr {
-	bits := 8 * net.IPv6len
-	if a.IP.To4() != nil {
-		bits = 8 * net.IPv4len
-	}
-	addr := &netlink.Addr{
-		IPNet: &net.IPNet{IP: a.IP, Mask: net.CIDRMask(a.Prefix, bits)}, Peer: a.Peer, Broadcast: a.Broadcast,
-		Flags: a.Flags, Scope: a.Scope,
-	}
-	if a.IP.To4() != nil {
-		addr.Label = a.Label
-	}
-	return addr
-}
-
-func (s *Saved) putRoutes(h *netlink.Handle, link netlink.Link) error {
-	for _, r := range s.Routes {
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: r.Dst, Gw: r.Gateway, Src: r.Source, Table: r.Table,
-			Priority: r.Metric, Scope: netlink.Scope(r.Scope), Protocol: netlink.RouteProtocol(r.Protocol), MTU: r.MTU}
-		if r.OnLink {
-			route.Flags = int(netlink.FLAG_ONLINK)
-		}
-		if err := h.RouteAdd(route); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("the route to %s: %w", r.Dst, err)
-		}
-	}
-	return nil
-}
+// hardware is the kind of what package rtnetlink made none of.
+const hardware = "device"

@@ -26,8 +26,9 @@ func modules() []module {
 		{name: "crc32c_generic", optional: true}, // asked for by alias, by libcrc32c
 		{name: "af_packet", optional: true},
 		{name: "ipv6", optional: true},
-		{name: "virtio_pci", optional: true}, // the bus and the driver of the network cards
+		{name: "virtio_pci", optional: true}, // the network cards
 		{name: "virtio_net"},
+		{name: "vmxnet3"},
 		{name: "veth"},
 		{name: "bridge"},
 		{name: "macvlan"},

@@ -30,11 +30,18 @@ type machine struct {
 	timeout        time.Duration
 }
 
-// The PCI addresses of the network cards, which are joined by a hub.
-var cards = []string{"0x10", "0x11"}
+// card is a network card, with its place on the PCI bus.
+type card struct{ model, slot string }
 
-// arguments boots without any device but serial lines and two network cards. KVM is not used, since it
-// hangs in some virtual machines; neither is the CPU model max, which panics.
+// cards are joined by a hub. A virtio card is two devices to the kernel, the one on
+// PCI and the one that it carries; the others are one.
+func cards() []card {
+	return []card{{"virtio-net-pci", "0x10"}, {"virtio-net-pci", "0x11"}, {"vmxnet3", "0x12"}}
+}
+
+// arguments boots without any device but serial lines and network cards. KVM is not
+// used, since it hangs in some virtual machines; neither is the CPU model max, which
+// panics.
 //
 // Both CPUs share one thread, because with a thread each QEMU 7.2 now and then
 // runs code that the kernel has patched meanwhile, and hangs; with two VMs on
@@ -49,10 +56,10 @@ func (m machine) arguments() []string {
 		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1",
 		"-nodefaults", "-display", "none", "-no-reboot",
 	}
-	for i, address := range cards {
+	for i, c := range cards() {
 		all = append(all,
 			"-netdev", fmt.Sprintf("hubport,id=card%d,hubid=0", i),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=card%d,addr=%s,mac=02:00:5e:00:53:%02x,romfile=", i, address, i),
+			"-device", fmt.Sprintf("%s,netdev=card%d,addr=%s,mac=02:00:5e:00:53:%02x,romfile=", c.model, i, c.slot, i),
 		)
 	}
 	return all

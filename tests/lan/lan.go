@@ -46,6 +46,15 @@ func NewHost(tb testing.TB) *Host {
 	return h
 }
 
+// Root is the machine's first network namespace, for a test that has the machine to
+// itself: what it changes it has to change back.
+func Root(tb testing.TB) *Host {
+	tb.Helper()
+	h := &Host{tb: tb, path: "/proc/1/ns/net"}
+	h.open()
+	return h
+}
+
 func bindNewNamespace(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {

@@ -128,7 +128,8 @@ func buildPlugins() (string, error) {
 	dir := filepath.Join(builtInto(), "plugins")
 	const plugins = "github.com/containernetworking/plugins/plugins/"
 	return dir, goBuild(dir, "CGO_ENABLED=0", plugins+"main/macvlan", plugins+"main/ipvlan", plugins+"main/bridge",
-		plugins+"main/host-device", plugins+"ipam/static", plugins+"ipam/host-local", "github.com/containernetworking/cni/cnitool")
+		plugins+"main/host-device", plugins+"ipam/static", plugins+"ipam/host-local", plugins+"meta/tuning",
+		"github.com/containernetworking/cni/cnitool")
 }
 
 func goBuild(dir, env string, args ...string) error {

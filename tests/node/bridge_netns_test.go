@@ -7,12 +7,14 @@ package node
 import (
 	"testing"
 
+	"github.com/google/nftables"
+
 	"github.com/weir-cni/weir/api"
 )
 
 // bridged is a network on a bridge with a gateway on the node.
 func (n *Node) bridged(subnet string) string {
-	return config(object{"type": "bridge", "bridge": "br0", "isGateway": true, "ipam": n.hostLocal(subnet)}, nil)
+	return config(object{"type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true, "ipam": n.hostLocal(subnet)}, nil)
 }
 
 // On a bridge the programs sit at the node's end of the cable, out of the pod's
@@ -31,6 +33,9 @@ func TestNetnsBridge(t *testing.T) {
 	for _, round := range []string{"as added", "as moved", "after a restart"} {
 		t.Log(round)
 		n.checkBridged(t, first, other)
+		if got := n.masquerading(); got != 2 {
+			t.Errorf("%d pods are masqueraded, want 2", got)
+		}
 		n.mustCheck(first)
 		n.awaitHook(first)
 		if round == "as moved" {
@@ -41,6 +46,28 @@ func TestNetnsBridge(t *testing.T) {
 	n.mustDel(other)
 	n.mustDel(first)
 	n.mustBe(before)
+	if got := n.masquerading(); got != 0 {
+		t.Errorf("%d pods are masqueraded after DEL", got)
+	}
+}
+
+// masquerading counts the chains of pods in the node's table.
+func (n *Node) masquerading() (chains int) {
+	n.tb.Helper()
+	n.machine.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		all, err := conn.ListChains()
+		for _, c := range all {
+			if c.Table.Name == "weir_masquerade" {
+				chains++
+			}
+		}
+		return err
+	})
+	return chains
 }
 
 func (n *Node) checkBridged(t *testing.T, p, other *Pod) {

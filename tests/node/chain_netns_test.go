@@ -60,6 +60,31 @@ func TestNetnsPluginsBehindANativeOne(t *testing.T) {
 	}
 }
 
+// The reference's tuning plugin finds what it tunes.
+func TestNetnsTuning(t *testing.T) {
+	n := newNode(t)
+	if err := os.Symlink(referencePlugins(t)+"/tuning", n.path("bin/tuning")); err != nil {
+		t.Fatal(err)
+	}
+	n.Network("lan", listOf("1.0.0", lanObject(), object{"type": "tuning", "mac": otherMAC, "sysctl": object{"net.ipv4.conf.IFNAME.rp_filter": "2"}}))
+	pod := n.Pod("web", "lan")
+	before := n.with(n.idle(), pod)
+	n.mustAdd(pod)
+	pod.Do(func() error {
+		value, err := os.ReadFile("/proc/sys/net/ipv4/conf/net1/rp_filter")
+		if strings.TrimSpace(string(value)) != "2" {
+			t.Errorf("rp_filter is %s", value)
+		}
+		return err
+	})
+	if answered := n.ping(n.outside, podAddress, 2); answered != 2 {
+		t.Errorf("%d of 2 pings were answered", answered)
+	}
+	n.mustCheck(pod)
+	n.mustDel(pod)
+	n.mustBe(before)
+}
+
 // checkGiven makes sure that the plugin behind was called once, with the result of
 // the one before it and with the capability that it declares.
 func (n *Node) checkGiven(t *testing.T, call string, previous bool) {

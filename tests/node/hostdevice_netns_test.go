@@ -5,9 +5,12 @@
 package node
 
 import (
+	"errors"
+	"net"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
 
 	"github.com/weir-cni/weir/tests/lan"
 )
@@ -70,5 +73,59 @@ func TestNetnsHostDevice(t *testing.T) {
 			n.mustBe(before)
 			n.checkNoPrograms(t, &Pod{Host: n.machine}, "dev0")
 		})
+	}
+}
+
+// card is a network card of the VM's.
+const card = "0000:00:10.0"
+
+// A card is the node's again, as it was, as soon as the pod's namespace has ended,
+// and DEL finds nothing amiss. The kernel gives cards back to the first network
+// namespace: so the node of this test is there.
+func TestKernelsCardComesBack(t *testing.T) {
+	n := newIdleNode(t)
+	n.machine = lan.Root(t)
+	n.Start()
+	n.Network("card", config(object{"type": "host-device", "pciBusID": card}, nil))
+	root := n.machine.Netlink()
+	before, err := root.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := netlink.ParseAddr("192.0.2.7/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(root.AddrAdd(before, address), root.LinkSetUp(before)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = errors.Join(root.AddrDel(n.machine.Link("eth0"), address), root.LinkSetDown(n.machine.Link("eth0")))
+	})
+	pod := n.Pod("web", "card")
+	add := n.of("ADD", pod)
+	add.config["delegates"] = []any{object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "card0"}}
+	if _, failure := n.Call(add); failure != nil {
+		t.Fatal(failure)
+	}
+	t.Cleanup(func() { _ = root.LinkDel(n.machine.Link("card0")) })
+	if err := pod.Netlink().LinkSetHardwareAddr(pod.Link("net1"), net.HardwareAddr{2, 0, 0, 0, 0, 9}); err != nil {
+		t.Fatal(err)
+	}
+	pod.Remove()
+	n.await("the card to be as it was", func() bool {
+		link, err := root.LinkByName("eth0")
+		if err != nil {
+			return false
+		}
+		addresses, err := root.AddrList(link, netlink.FAMILY_V4)
+		a := link.Attrs()
+		return err == nil && len(addresses) == 1 && a.Alias == "" && a.Flags&net.FlagUp != 0 &&
+			a.HardwareAddr.String() == before.Attrs().HardwareAddr.String()
+	})
+	del := n.of("DEL", pod)
+	del.config = add.config
+	if _, failure := n.Call(del); failure != nil {
+		t.Error(failure)
 	}
 }

@@ -67,7 +67,7 @@ func TestNetnsRandomSteps(t *testing.T) {
 	}
 	before, goroutines := n.idle(), n.goroutines()
 
-	rounds := fewer(randomSteps) / randomPods
+	rounds := fewer(fewer(randomSteps)) / randomPods
 	for round := range rounds {
 		n.oneRound(t, members, round < rounds/2, random)
 		if t.Failed() {
@@ -76,6 +76,9 @@ func TestNetnsRandomSteps(t *testing.T) {
 	}
 	for _, m := range members {
 		n.mustDel(m.Pod)
+	}
+	if got := n.masquerading(); got != 0 {
+		t.Errorf("%d pods are masqueraded after all", got)
 	}
 	n.scrape() // the agent is to open what it keeps open
 	n.mustBe(before)

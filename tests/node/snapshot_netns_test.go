@@ -291,10 +291,13 @@ func (n *Node) descriptors() map[string]int {
 	}
 	all := map[string]int{}
 	for _, entry := range entries {
-		// What the library keeps of the kernel's types it opens when it first needs it.
-		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && target != "anon_inode:btf" {
-			all[inode.ReplaceAllString(target, "")]++
+		target, err := os.Readlink(filepath.Join(dir, entry.Name()))
+		// What the library keeps of the kernel's types it opens when it first needs it;
+		// a manifest may be read at this moment.
+		if err != nil || target == "anon_inode:btf" || strings.HasPrefix(target, n.path("manifests/")) {
+			continue
 		}
+		all[inode.ReplaceAllString(target, "")]++
 	}
 	return all
 }

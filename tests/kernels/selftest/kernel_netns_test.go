@@ -198,7 +198,7 @@ func TestKernelsInterfacesAtFirst(t *testing.T) {
 	for _, l := range links {
 		names = append(names, l.Name())
 	}
-	if got := strings.Join(names, " "); got != "eth0 eth1 lo" { // two network cards
+	if got := strings.Join(names, " "); got != "eth0 eth1 eth2 lo" { // three network cards
 		t.Errorf("interfaces %s", got)
 	}
 }
