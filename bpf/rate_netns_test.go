@@ -69,13 +69,14 @@ func (l *loaded) rateOf(tb testing.TB, d Direction) (r Rate) {
 	return r
 }
 
-// runOf is the program of a direction, and what it returns for a packet that it
-// lets pass.
-func (l *loaded) runOf(d Direction) (*ebpf.Program, uint32) {
+// passes is what either program returns for a packet that it lets pass.
+const passes = 0
+
+func (l *loaded) programOf(d Direction) *ebpf.Program {
 	if d == Ingress {
-		return l.Programs[IngressProgram], 0
+		return l.Programs[IngressProgram]
 	}
-	return l.Programs[EgressProgram], 0
+	return l.Programs[EgressProgram]
 }
 
 func ofLength(tb testing.TB, length int) []byte {
@@ -120,7 +121,7 @@ func TestNetnsRateVerdicts(t *testing.T) {
 					before := ticksNow(t)
 					l.setRate(t, d, Rate{BitsPerSecond: test.rate, Burst: test.burst, Paid: before - uint64(test.level), Dropped: before - uint64(test.sinceDrop)})
 					counted := l.counters(t)
-					program, passes := l.runOf(d)
+					program := l.programOf(d)
 					code, _, err := program.Test(frame)
 					if err != nil {
 						t.Fatal(err)
@@ -172,7 +173,7 @@ func TestNetnsUnlimitedDirectionsPass(t *testing.T) {
 		// What was spent does not matter, nor what the other direction has left.
 		l.setRate(t, d, Rate{Paid: ticksNow(t) + uint64(3600*second)})
 		l.setRate(t, 1-d, Rate{BitsPerSecond: 8, Paid: ticksNow(t) + uint64(3600*second)})
-		program, passes := l.runOf(d)
+		program := l.programOf(d)
 		if code, _, err := program.Test(ofLength(t, 100)); err != nil || code != passes {
 			t.Errorf("%s: returned %d, %v", d, code, err)
 		}
@@ -190,7 +191,7 @@ func TestNetnsRateIsExactUnderLoad(t *testing.T) {
 			length := 60 + random.IntN(1400)
 			frame := ofLength(t, length)
 			burst := random.Uint64N(TicksPerSecond / 100)
-			program, _ := l.runOf(d)
+			program := l.programOf(d)
 			before := l.counters(t)
 			begin := ticksNow(t)
 			// Just dropped: nothing is lost however long the test is stopped.

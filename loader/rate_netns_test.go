@@ -6,7 +6,6 @@ package loader
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -201,7 +200,7 @@ func BenchmarkLoadLimited(b *testing.B) {
 	for b.Loop() {
 		g, err := l.Load(spec)
 		if err != nil {
-			b.Fatal(fmt.Errorf("%+v", err))
+			b.Fatalf("%+v", err)
 		}
 		if err := g.Close(); err != nil {
 			b.Fatal(err)

@@ -5,6 +5,7 @@
 package bandwidth
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -195,7 +196,7 @@ func send(b *testing.B, h *lan.Host, address, control string, deadline time.Time
 		for err == nil {
 			_, err = conn.Write(buf)
 		}
-		if !os.IsTimeout(err) && err != io.EOF {
+		if !os.IsTimeout(err) && !errors.Is(err, io.EOF) {
 			b.Errorf("sending to %s: %v", address, err)
 		}
 		return nil
