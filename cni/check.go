@@ -137,10 +137,24 @@ func (p *Plugin) collectDefault(ctx context.Context, config *Config, req *api.CN
 	}
 	ctx, cancel := run.bounded(ctx)
 	defer cancel()
+	valid = append(slices.Clone(valid), p.recorded()...)
 	if err := run.cni().GCNetworkList(ctx, run.list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
 		return aboutNetwork(&delegates[0], executing(ctx, err))
 	}
 	return nil
+}
+
+// recorded are all attachments on record: libcni would delete those that another of
+// a pod's networks, or another runtime's, has by the default network's name.
+func (p *Plugin) recorded() []types.GCAttachment {
+	records, _ := p.Records.List() // what cannot be read has been said already
+	var all []types.GCAttachment
+	for _, record := range records {
+		for _, d := range record.Delegates {
+			all = append(all, types.GCAttachment{ContainerID: record.ContainerID, IfName: d.Interface})
+		}
+	}
+	return all
 }
 
 func (p *Plugin) collect(ctx context.Context, listed *state.Record, lock Lock) error {

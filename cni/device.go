@@ -74,7 +74,7 @@ type device interface {
 // parser reads a configuration and CNI_ARGS.
 type parser func(config []byte, args string) (device, error)
 
-// native is a type that weir makes itself.
+// nativeType is a type that weir makes itself.
 type nativeType struct {
 	parse parser
 	// capabilities are those that it takes whether the network declares them or not.

@@ -364,17 +364,39 @@ func TestNetnsGCKeepsToItsNetwork(t *testing.T) {
 	expect()
 }
 
-// GC reaches the plugins of the default network, with the runtime's list.
+// GC reaches the plugins of the default network, with the runtime's list, and
+// leaves alone what a pod has of another network by the same name.
 func TestNetnsGCReachesTheDefaultNetwork(t *testing.T) {
 	n := newNode(t)
 	fields := n.playing()
-	c := call{command: "GC", config: n.config()}
-	c.config["delegates"] = []any{json.RawMessage(listOf("1.1.0", fields))}
-	c.config["cni.dev/valid-attachments"] = []types.GCAttachment{}
-	if _, failure := n.Call(c); failure != nil {
+	n.Network("lan", listOf("1.1.0", object{"type": "macvlan", "master": "eth1"}))
+	pod := n.Pod("web", "lan")
+	add := n.of("ADD", pod)
+	add.config["delegates"] = []any{json.RawMessage(listOf("1.1.0", fields))}
+	if _, failure := n.Call(add); failure != nil {
+		t.Fatal(failure)
+	}
+	n.notes()
+	gc := call{command: "GC", config: n.config()}
+	gc.config["delegates"] = add.config["delegates"]
+	gc.config["cni.dev/valid-attachments"] = []types.GCAttachment{{ContainerID: pod.ID, IfName: "eth0"}}
+	if _, failure := n.Call(gc); failure != nil {
 		t.Fatal(failure)
 	}
 	if got := commandsOf(n.notes()); strings.TrimSpace(got) != "GC" {
 		t.Errorf("calls %q", got)
+	}
+	if got := n.Attachment(pod, "net1"); got.Hook == "" {
+		t.Errorf("weirctl says %+v", got)
+	}
+	gc.config["cni.dev/valid-attachments"] = []types.GCAttachment{}
+	if _, failure := n.Call(gc); failure != nil {
+		t.Fatal(failure)
+	}
+	if got := commandsOf(n.notes()); got != "DEL eth0, GC " {
+		t.Errorf("calls %q", got)
+	}
+	if got := interfacesOf(t, pod); len(got) != 0 {
+		t.Errorf("the pod still has %v", got)
 	}
 }
