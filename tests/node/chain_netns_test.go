@@ -128,7 +128,7 @@ func TestNetnsPluginBehindFails(t *testing.T) {
 // Meanwhile it holds up nobody else.
 func TestNetnsPluginHangs(t *testing.T) {
 	n := newIdleNode(t)
-	n.flags = []string{"--delegate-timeout", "2s"}
+	n.flags = []string{"--delegate-timeout", "6s"}
 	n.Start()
 	warmUp(n)
 	idle := n.idle()
