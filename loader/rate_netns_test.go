@@ -40,7 +40,7 @@ func newLimitedBench(t *testing.T, ingress, egress Rate) *bench {
 // else wants the CPUs, so the best of some attempts is judged, and with patience;
 // docs/performance.md has what a machine at rest measures.
 func TestNetnsTCPGetsItsRate(t *testing.T) {
-	const attempts, least = 5, 0.9
+	const attempts, least = 5, 0.7 // an ordinary bucket gets 0.1 to 0.67 of it
 	tests := []struct {
 		name      string
 		direction bpf.Direction
