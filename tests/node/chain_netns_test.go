@@ -5,10 +5,10 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -139,6 +139,9 @@ func TestNetnsPluginHangs(t *testing.T) {
 	hangs := make(chan *types.Error, 1)
 	go func() { hangs <- second(n.Add(slow)) }()
 	n.await("the plugin to hang", func() bool { return exists(n.path("notes")) })
+	if len(executedFor(t, slow)) == 0 {
+		t.Error("no process of the plugin is found")
+	}
 	n.mustAdd(other)
 	n.mustDel(other)
 	select {
@@ -152,9 +155,24 @@ func TestNetnsPluginHangs(t *testing.T) {
 	}
 	checkFailure(t, failure, types.ErrTryAgainLater, "/slow (net1)", "deadline")
 	n.mustBe(before)
-	if out, _ := exec.Command("pgrep", "-f", "^"+n.path("bin/"+behindName)).Output(); len(out) > 0 {
-		t.Errorf("processes are left: %s", out)
+	n.await("all that was executed to end", func() bool { return len(executedFor(t, slow)) == 0 })
+}
+
+// executedFor are the processes that were executed for a pod, and their children.
+func executedFor(t *testing.T, p *Pod) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
 	}
+	var found []string
+	for _, file := range files {
+		environ, _ := os.ReadFile(file) // one that has ended meanwhile has none
+		if bytes.Contains(environ, []byte("CNI_CONTAINERID="+p.ID)) {
+			found = append(found, file)
+		}
+	}
+	return found
 }
 
 // runtime is a libcni runtime on the node, as Multus is one: it knows of weir only
