@@ -16,8 +16,8 @@ import (
 // plugin has it.
 const defaultBridge = "cni0"
 
-// The kernel's limits for the MTU of a veth (ETH_MIN_MTU, ETH_MAX_MTU).
-const minMTU, maxMTU = 68, 65535
+// maxMTU is the most that the kernel lets a veth have (ETH_MAX_MTU).
+const maxMTU = 65535
 
 // maxVLAN is the last VLAN that a port may be in; 4095 is reserved (IEEE 802.1Q
 // 9.6).
@@ -110,8 +110,8 @@ func (d *document) validate() error {
 		return netif.NewFieldError("bridge", nil, err)
 	}
 	switch {
-	case d.MTU != 0 && (d.MTU < minMTU || d.MTU > maxMTU):
-		return netif.NewFieldError("mtu", d.MTU, fmt.Errorf("want 0 or %d to %d", minMTU, maxMTU))
+	case d.MTU != 0 && (d.MTU < netif.MinMTU || d.MTU > maxMTU):
+		return netif.NewFieldError("mtu", d.MTU, fmt.Errorf("want 0 or %d to %d", netif.MinMTU, maxMTU))
 	case d.VLAN < 0 || d.VLAN > maxVLAN:
 		return netif.NewFieldError("vlan", d.VLAN, fmt.Errorf("want 0 to %d", maxVLAN))
 	case d.HairpinMode && d.PromiscMode:

@@ -204,13 +204,7 @@ func (p *Plugin) statusOf(ctx context.Context, record *state.Record, i int) erro
 	if err != nil {
 		return err
 	}
-	var run *executed
-	switch d := d.(type) {
-	case *executed:
-		run = d
-	case *native:
-		run = d.rest
-	}
+	run := executedOf(d)
 	if run == nil {
 		return nil
 	}

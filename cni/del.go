@@ -38,7 +38,7 @@ func (p *Plugin) Del(ctx context.Context, req *api.CNIRequest) error {
 // was reserved for all of them, and removes the record when nothing is left.
 func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) error {
 	p.markDeleting(record)
-	pod, err := podIfThere(record.Netns)
+	pod, err := p.podIfThere(record.Netns)
 	if err != nil {
 		return err
 	}
@@ -123,14 +123,18 @@ func (p *Plugin) isReplaced(record *state.Record) bool {
 	})
 }
 
-// podIfThere opens a pod's namespace; nil when it is gone.
-func podIfThere(path string) (*netns.Namespace, error) {
+// podIfThere opens a pod's namespace; nil when it is gone. The node's own is no pod's,
+// and no ADD took it: what bears the interface's name in it is the node's.
+func (p *Plugin) podIfThere(path string) (*netns.Namespace, error) {
 	if path == "" {
 		return nil, nil
 	}
 	pod, err := netns.Open(path)
-	if errors.Is(err, netns.ErrNotFound) || errors.Is(err, netns.ErrNotNamespace) {
+	switch {
+	case errors.Is(err, netns.ErrNotFound) || errors.Is(err, netns.ErrNotNamespace):
 		return nil, nil
+	case err == nil && pod.Same(p.Host):
+		return nil, pod.Close()
 	}
 	return pod, err
 }

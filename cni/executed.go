@@ -22,6 +22,17 @@ type executed struct {
 	job
 }
 
+// executedOf is what of a delegate is executed; nil for nothing.
+func executedOf(d delegate) *executed {
+	switch d := d.(type) {
+	case *executed:
+		return d
+	case *native:
+		return d.rest
+	}
+	return nil
+}
+
 func (d *executed) cni() *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir(d.record.Path, d.plugin.CacheDir, &runner.Runner{})
 }

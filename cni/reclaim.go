@@ -40,7 +40,7 @@ func (p *Plugin) reclaimFrom(containerID, key string, lock Lock) error {
 	if err != nil || record == nil {
 		return err
 	}
-	pod, err := podIfThere(record.Netns)
+	pod, err := p.podIfThere(record.Netns)
 	if err != nil || pod != nil {
 		return errors.Join(err, closeIfOpen(pod))
 	}

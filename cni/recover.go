@@ -75,14 +75,29 @@ func (p *Plugin) recoverDefault(ctx context.Context, config *Config, record *sta
 	}
 	for i := range delegates {
 		nameInterface(&delegates[i], i, req.IfName)
+		delegates[i].Args = cniArgs(req.Args)
 		if delegateNamed(record, delegates[i].Interface) == nil {
-			delegates[i].Args = cniArgs(req.Args)
-			record.Delegates = append(record.Delegates, delegates[i])
+			p.recoverMakeable(ctx, record, delegates[i])
 		}
 	}
 	slices.SortStableFunc(record.Delegates, func(a, b state.Delegate) int {
 		return placeOf(a, req.IfName) - placeOf(b, req.IfName)
 	})
+}
+
+// recoverMakeable adds a network unless it cannot be carried out as it is: ADD refused
+// it for the same reason, and the DEL that follows has nothing to take away.
+func (p *Plugin) recoverMakeable(ctx context.Context, record *state.Record, stored state.Delegate) {
+	record.Delegates = append(record.Delegates, stored)
+	d, err := p.delegateOf(record, len(record.Delegates)-1)
+	if run := executedOf(d); err == nil && run != nil {
+		err = run.validate(ctx, nil)
+	}
+	if err != nil {
+		p.Log.Warn("a network of the configuration was never made for the container", "container_id", record.ContainerID,
+			"network", stored.Network, "netif", stored.Interface, "err", err)
+		record.Delegates = record.Delegates[:len(record.Delegates)-1]
+	}
 }
 
 // placeOf puts the default network first: DEL goes backwards.

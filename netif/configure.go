@@ -26,6 +26,9 @@ const (
 	dadInterval = 20 * time.Millisecond
 )
 
+// minMTUOfIPv6 is the least MTU with which an interface has IPv6 (RFC 8200, section 5).
+const minMTUOfIPv6 = 1280
+
 // Configure gives an interface of the pod, which is down, what a CNI result
 // says of it: its addresses, then the state up, then the routes. Coming up, the
 // interface announces its addresses, by gratuitous ARP and, each once duplicate
@@ -43,6 +46,9 @@ func Configure(pod *netns.Namespace, name string, result *current.Result) error 
 	ips, err := assignedTo(name, result)
 	if err != nil {
 		return err
+	}
+	if mtu := link.Attrs().MTU; hasIPv6(ips) && mtu < minMTUOfIPv6 {
+		return fmt.Errorf("an IPv6 address needs an MTU of %d or more, and %s has %d", minMTUOfIPv6, name, mtu)
 	}
 	if err := announce(pod, name, hasIPv6(ips)); err != nil {
 		return err

@@ -87,11 +87,15 @@ func ValidateMaster(in *netns.Namespace, master netlink.Link, kind string) error
 	return masterError(master, fmt.Errorf("%w: it is a port of %s and cannot carry %s", ErrMasterBusy, port, kind))
 }
 
-// ValidateMTU says why an interface on master could not have the MTU: it is
-// negative, or larger than the master's. 0 stands for the master's own.
+// MinMTU is the least MTU of an Ethernet interface in the kernel (ETH_MIN_MTU), and the
+// least with which it has IPv4 (RFC 791).
+const MinMTU = 68
+
+// ValidateMTU says why an interface on master could not have the MTU: it is below
+// MinMTU, or larger than the master's. 0 stands for the master's own.
 func ValidateMTU(mtu int, master netlink.Link) error {
-	if most := master.Attrs().MTU; mtu < 0 || mtu > most {
-		return &FieldError{Field: "mtu", Value: mtu, Err: fmt.Errorf("want 0 to %d, the MTU of master %s", most, master.Attrs().Name)}
+	if most := master.Attrs().MTU; mtu != 0 && (mtu < MinMTU || mtu > most) {
+		return &FieldError{Field: "mtu", Value: mtu, Err: fmt.Errorf("want 0, or %d to %d, the MTU of master %s", MinMTU, most, master.Attrs().Name)}
 	}
 	return nil
 }

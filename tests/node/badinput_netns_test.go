@@ -24,6 +24,8 @@ type badInput struct {
 	code     uint
 	// pod is the pod that the message names, where that is not the one of the test.
 	pod string
+	// unseen is set where the plugin refuses the call, and its DEL too, without the agent.
+	unseen bool
 	// want are parts of the message; that of the pod is always wanted.
 	want []string
 }
@@ -70,6 +72,9 @@ func badConfigurations() []badInput {
 		{name: "the mode is unknown", networks: theNetwork, defined: withLAN(object{"mode": "l2"}), code: invalid, want: lan(`mode "l2"`)},
 		{name: "the MTU is larger than the master's", networks: theNetwork, defined: withLAN(object{"mtu": 9000}), code: invalid,
 			want: lan("mtu 9000")},
+		{name: "the MTU is below IPv4's", networks: theNetwork, defined: withLAN(object{"mtu": 67}), code: invalid, want: lan("mtu 67", "68")},
+		{name: "the MTU is below IPv6's", networks: theNetwork, code: cni.CodeFailed, want: lan("IPv6", "1280", "has 1200"),
+			defined: withLAN(object{"mtu": 1200, "ipam": object{"type": "static", "addresses": []object{{"address": "2001:db8::5/64"}}}})},
 		{name: "a field of another type", networks: theNetwork, defined: withLAN(object{"mtu": "1500"}), code: invalid, want: lan("mtu")},
 		{name: "the MAC is a group's", networks: theNetwork, defined: withLAN(object{"mac": "01:00:5e:00:00:01"}), code: invalid, want: lan("mac")},
 		{name: "the enforcement is unknown", networks: theNetwork, defined: withLAN(object{"weir": object{"enforcement": "maybe"}}), code: invalid,
@@ -152,14 +157,22 @@ func badAnnotations() []badInput {
 
 type badInputs []badInput
 
-func (all badInputs) with(defined map[string]string) []badInput {
+func (all badInputs) with(defined map[string]string) badInputs {
 	for i := range all {
 		all[i].defined = defined
 	}
 	return all
 }
 
+func (all badInputs) unseen() []badInput {
+	for i := range all {
+		all[i].unseen = true
+	}
+	return all
+}
+
 func badCalls() []badInput {
+	const invalid = types.ErrInvalidNetworkConfig
 	return badInputs{
 		{name: "the namespace does not exist", change: func(n *Node, c *call) { c.netns = n.path("nowhere") }, code: types.ErrInvalidNetNS,
 			want: []string{"CNI_NETNS", "nowhere"}},
@@ -170,7 +183,22 @@ func badCalls() []badInput {
 		{name: "the pod is unknown", change: func(n *Node, c *call) {
 			c.args = "K8S_POD_NAMESPACE=" + n.namespace + ";K8S_POD_NAME=nobody"
 		}, code: types.ErrTryAgainLater, pod: "nobody"},
+		{name: "the default network's configuration cannot be", code: invalid, want: []string{"network default", `mode "sideways"`},
+			change: ofDefault(object{"type": "macvlan", "master": "eth1", "mode": "sideways"})},
+		{name: "the default network's plugin is missing", code: invalid, want: []string{"network default", `"nosuch"`},
+			change: ofDefault(object{"type": "nosuch"})},
+		{name: "a plugin behind the default network's is missing", code: invalid, want: []string{"network default", `"nosuch"`},
+			change: ofDefault(object{"plugins": []object{{"type": "macvlan", "master": "eth1"}, {"type": "nosuch"}}})},
+		{name: "the default network's IPAM plugin is missing", code: invalid, want: []string{"network default", `"nosuch"`},
+			change: ofDefault(object{"type": "macvlan", "master": "eth1", "ipam": object{"type": "nosuch"}})},
 	}.with(withLAN(nil))
+}
+
+// ofDefault gives weir another default network.
+func ofDefault(config object) func(*Node, *call) {
+	return func(_ *Node, c *call) {
+		c.config["delegates"] = []any{withFields(config, object{"cniVersion": "1.0.0", "name": "default"})}
+	}
 }
 
 // refusedByPlugin are calls that never reach the agent: their errors come from the
@@ -185,7 +213,7 @@ func refusedByPlugin() []badInput {
 			want: []string{"CNI_CONTAINERID"}},
 		{name: "an interface with a long name", change: func(_ *Node, c *call) { c.ifname = "sixteenletters00" },
 			code: types.ErrInvalidEnvironmentVariables, want: []string{"interface"}},
-	}.with(withLAN(nil))
+	}.with(withLAN(nil)).unseen()
 }
 
 // Each bad input gets an error that says where the fault is, and changes nothing.
@@ -235,6 +263,23 @@ func (test *badInput) run(t *testing.T, n *Node, idle snapshot, amend func(*Pod)
 	}
 	checkFailure(t, failure, test.code, test.want...)
 	n.mustBe(before)
+	if test.unseen {
+		return
+	}
+	n.delRefused(add)
+	n.mustBe(before)
+}
+
+// delRefused is the DEL that a runtime has follow on an ADD that failed: with the
+// same configuration, as often as it takes.
+func (n *Node) delRefused(add call) {
+	n.tb.Helper()
+	add.command = "DEL"
+	for range 2 {
+		if _, failure := n.Call(add); failure != nil {
+			n.tb.Errorf("DEL after the ADD that was refused: %v", failure)
+		}
+	}
 }
 
 // forget takes the networks and pods from the agent's folder, and from snapshots.
