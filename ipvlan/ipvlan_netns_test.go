@@ -242,7 +242,7 @@ func TestKernelsValidateRefuses(t *testing.T) {
 		{"no default route", `{}`, "master", "master: there is no default route whose device could be the master"},
 		{"loopback", `{"master":"lo"}`, "master", `master "lo": not an Ethernet interface, which ipvlan needs`},
 		{"a bridge's port", `{"master":"port0"}`, "master", `master "port0": in use by another kind of interface: it is a port of br0 and cannot carry ipvlan`},
-		{"mtu above the master's", `{"master":"eth1","mtu":1501}`, "mtu", "mtu 1501: want 0 to 1500, the MTU of master eth1"},
+		{"mtu above the master's", `{"master":"eth1","mtu":1501}`, "mtu", "mtu 1501: want 0, or 68 to 1500, the MTU of master eth1"},
 		{"master only on the host", `{"master":"eth1","linkInContainer":true}`, "master", `master "eth1": no such interface`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -298,7 +298,7 @@ func TestNetnsValidateRefuses(t *testing.T) {
 		{"no default route", `{}`, "master", "master: there is no default route whose device could be the master"},
 		{"loopback", `{"master":"lo"}`, "master", `master "lo": not an Ethernet interface, which macvlan needs`},
 		{"a bridge's port", `{"master":"port0"}`, "master", `master "port0": in use by another kind of interface: it is a port of br0 and cannot carry macvlan`},
-		{"mtu above the master's", `{"master":"eth1","mtu":1501}`, "mtu", "mtu 1501: want 0 to 1500, the MTU of master eth1"},
+		{"mtu above the master's", `{"master":"eth1","mtu":1501}`, "mtu", "mtu 1501: want 0, or 68 to 1500, the MTU of master eth1"},
 		{
 			"passthru with a MAC", `{"master":"eth1","mode":"passthru","mac":"02:00:00:00:00:01"}`, "mac",
 			`mac "02:00:00:00:00:01": in passthru mode it is that of the master, ` + own,
