@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/kube"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/manifests"
 	"github.com/weir-cni/weir/metrics"
@@ -25,8 +27,14 @@ import (
 // Options say where an agent finds and keeps things. Agents whose options differ
 // in every path run side by side.
 type Options struct {
-	// Manifests is the folder of NetworkAttachmentDefinitions and pods.
+	// Manifests is the folder of NetworkAttachmentDefinitions and pods; empty where
+	// they are a Kubernetes cluster's.
 	Manifests string
+	// Kubeconfig says how the cluster is reached; empty for the service account of the
+	// pod that the agent runs in.
+	Kubeconfig string
+	// Node is the node's name in the cluster.
+	Node string
 	// Socket is the unix socket on which the plugin and weirctl are served.
 	Socket string
 	// StateDir holds the records of sandboxes.
@@ -67,10 +75,19 @@ type agent struct {
 	log      *slog.Logger
 	plugin   *cni.Plugin
 	registry *registry
-	store    *manifests.Store
+	store    store
+	follower *podFollower // nil without a cluster
 	metrics  *metrics.Handler
 	locks    keyedMutex
 	closers  []io.Closer
+}
+
+// store is where pods and networks come from.
+type store interface {
+	cni.Store
+	io.Closer
+	// Run follows what changes until ctx ends.
+	Run(ctx context.Context) error
 }
 
 func open(o Options) (*agent, error) {
@@ -100,21 +117,21 @@ func (a *agent) openParts() error {
 		return fmt.Errorf("opening the node's network namespace: %w", err)
 	}
 	a.closers = append(a.closers, host)
-	store, err := manifests.Open(a.options.Manifests, filepath.Join(a.options.StateDir, statusDir), a.log)
+	events, err := a.openStore()
 	if err != nil {
-		return fmt.Errorf("opening the manifests: %w", err)
+		return err
 	}
-	a.store = store
-	a.closers = append(a.closers, store)
+	a.closers = append(a.closers, a.store)
 	loads, err := loader.New()
 	if err != nil {
 		return err
 	}
 	a.registry = newRegistry(loads, host, a.options.BPFDir, a.locks.lock, a.log)
 	a.closers = append(a.closers, a.registry)
-	a.metrics = metrics.New(a.registry, a.options.Version)
+	a.metrics = metrics.New(a.registry, a.options.Version, a.clusterMetrics()...)
 	a.plugin = &cni.Plugin{
-		Networks:        store,
+		Networks:        a.store,
+		Events:          events,
 		Guards:          a.registry,
 		Records:         records,
 		Host:            host,
@@ -125,6 +142,37 @@ func (a *agent) openParts() error {
 		Log:             a.log,
 	}
 	return nil
+}
+
+// openStore opens what the options name, and what takes its pods' events.
+func (a *agent) openStore() (cni.Reporter, error) {
+	if a.options.Manifests != "" {
+		folder, err := manifests.Open(a.options.Manifests, filepath.Join(a.options.StateDir, statusDir), a.log)
+		if err != nil {
+			return nil, fmt.Errorf("opening the manifests: %w", err)
+		}
+		a.store = folder
+		return nil, nil
+	}
+	cluster, err := kube.Open(kube.Options{
+		Kubeconfig: a.options.Kubeconfig, Node: a.options.Node, UserAgent: "weir-agent/" + a.options.Version, Log: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.store, a.follower = cluster, newPodFollower(a, cluster)
+	return cluster, cluster.OnPod(a.follower.note)
+}
+
+// clusterMetrics are those of an agent in a cluster.
+func (a *agent) clusterMetrics() []prometheus.Collector {
+	if a.follower == nil {
+		return nil
+	}
+	return []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_pods_without_networks",
+		Help: "Pods of this node that run without the networks of their annotation, as they came up while weir was not in place.",
+	}, func() float64 { return float64(a.follower.Missed()) })}
 }
 
 func (a *agent) close() {
@@ -141,6 +189,9 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.registry.promote(ctx) })
 	group.Go(func() error { return a.watchDevices(ctx) })
 	group.Go(func() error { return a.serveSocket(ctx) })
+	if a.follower != nil {
+		group.Go(func() error { return a.follower.run(ctx) })
+	}
 	if a.options.MetricsAddress != "" {
 		group.Go(func() error { return a.serveMetrics(ctx) })
 	}

@@ -36,6 +36,7 @@ func (p *Plugin) Add(ctx context.Context, req *api.CNIRequest) (*current.Result,
 	}
 	result, err := p.attach(ctx, req, wanted)
 	if err != nil {
+		p.reportFailedAdd(wanted, err)
 		return nil, aboutPod(wanted, err)
 	}
 	return result, nil
@@ -168,6 +169,9 @@ func (p *Plugin) finish(ctx context.Context, record *state.Record) error {
 	if err := p.publish(ctx, record); err != nil {
 		return err
 	}
+	for i := range record.Delegates {
+		p.reportAdded(record.Pod, &record.Delegates[i])
+	}
 	for _, d := range record.Delegates {
 		if d.Attachment != nil {
 			p.Guards.Publish(*d.Attachment)
@@ -187,7 +191,7 @@ func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
 		return err
 	}
 	if err := p.Networks.SetNetworkStatus(ctx, record.Pod, status); err != nil {
-		return fmt.Errorf("publishing the network status: %w", err)
+		return newError(types.ErrTryAgainLater, fmt.Errorf("publishing the network status: %w", err))
 	}
 	return nil
 }

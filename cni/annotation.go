@@ -53,14 +53,15 @@ type Selection struct {
 // SelectionError is the error of an annotation: it names the element, counted
 // from 1, and the key.
 type SelectionError struct {
-	Element int
-	Name    string // of the element; may be empty
-	Key     string // may be empty, when the element as a whole is wrong
-	Err     error
+	Annotation string
+	Element    int
+	Name       string // of the element; may be empty
+	Key        string // may be empty, when the element as a whole is wrong
+	Err        error
 }
 
 func (e *SelectionError) Error() string {
-	where := fmt.Sprintf("annotation %s: element %d", nadv1.NetworkAttachmentAnnot, e.Element)
+	where := fmt.Sprintf("annotation %s: element %d", e.Annotation, e.Element)
 	if e.Name != "" {
 		where += fmt.Sprintf(" (%s)", e.Name)
 	}
@@ -76,7 +77,11 @@ func (e *SelectionError) Unwrap() error { return e.Err }
 // its forms: a JSON list, or names separated by commas, each [namespace/]name
 // [@interface]. A namespace that is not given is the pod's. Every key is checked.
 func ParseSelections(annotation, podNamespace string) ([]Selection, error) {
-	text := strings.TrimSpace(annotation)
+	return parseSelections(nadv1.NetworkAttachmentAnnot, annotation, podNamespace)
+}
+
+func parseSelections(annotation, text, namespace string) ([]Selection, error) {
+	text = strings.TrimSpace(text)
 	if text == "" {
 		return nil, nil
 	}
@@ -84,33 +89,33 @@ func ParseSelections(annotation, podNamespace string) ([]Selection, error) {
 	if strings.ContainsAny(text, `[{"`) {
 		parse = parseList
 	}
-	selections, err := parse(text)
+	selections, err := parse(annotation, text)
 	if err != nil {
 		return nil, err
 	}
 	for i := range selections {
 		s := &selections[i]
-		s.Namespace = cmp.Or(s.Namespace, podNamespace)
+		s.Namespace = cmp.Or(s.Namespace, namespace)
 		s.InterfaceRequest = cmp.Or(s.InterfaceRequest, s.InterfaceAlias)
 		if key, err := checkSelection(s); err != nil {
-			return nil, &SelectionError{i + 1, s.Name, key, err}
+			return nil, &SelectionError{annotation, i + 1, s.Name, key, err}
 		}
 	}
-	return selections, checkSoleDefaultRoute(selections)
+	return selections, checkSoleDefaultRoute(annotation, selections)
 }
 
-func parseList(text string) ([]Selection, error) {
+func parseList(annotation, text string) ([]Selection, error) {
 	var elements []json.RawMessage
 	if err := json.Unmarshal([]byte(text), &elements); err != nil {
-		return nil, fmt.Errorf("annotation %s: not a JSON list: %w", nadv1.NetworkAttachmentAnnot, err)
+		return nil, fmt.Errorf("annotation %s: not a JSON list: %w", annotation, err)
 	}
 	selections := make([]Selection, len(elements))
 	for i, element := range elements {
 		if !bytes.HasPrefix(element, []byte("{")) {
-			return nil, &SelectionError{Element: i + 1, Err: errors.New("not a JSON object")}
+			return nil, &SelectionError{Annotation: annotation, Element: i + 1, Err: errors.New("not a JSON object")}
 		}
 		if err := json.Unmarshal(element, &selections[i]); err != nil {
-			return nil, &SelectionError{i + 1, selections[i].Name, mistyped(err), err}
+			return nil, &SelectionError{annotation, i + 1, selections[i].Name, mistyped(err), err}
 		}
 	}
 	return selections, nil
@@ -129,7 +134,7 @@ func mistyped(err error) string {
 	return ""
 }
 
-func parseNames(text string) ([]Selection, error) {
+func parseNames(annotation, text string) ([]Selection, error) {
 	var selections []Selection
 	for i, element := range strings.Split(text, ",") {
 		name, ifname, named := strings.Cut(strings.TrimSpace(element), "@")
@@ -139,14 +144,17 @@ func parseNames(text string) ([]Selection, error) {
 		}
 		switch {
 		case named && ifname == "":
-			return nil, &SelectionError{i + 1, name, "interface", errors.New("empty after @")}
+			return nil, &SelectionError{annotation, i + 1, name, "interface", errors.New("empty after @")}
 		case qualified && namespace == "":
-			return nil, &SelectionError{i + 1, name, "namespace", errors.New("empty before /")}
+			return nil, &SelectionError{annotation, i + 1, name, "namespace", errors.New("empty before /")}
 		}
 		selections = append(selections, Selection{Namespace: namespace, Name: rest, InterfaceRequest: ifname})
 	}
 	return selections, nil
 }
+
+// network is the name of the NetworkAttachmentDefinition with its namespace.
+func (s *Selection) network() string { return s.Namespace + "/" + s.Name }
 
 // checkSelection names the first key that is wrong.
 func checkSelection(s *Selection) (key string, err error) {

@@ -187,6 +187,9 @@ func (p *Plugin) Status(ctx context.Context, req *api.CNIRequest) error {
 	if config.isChained() {
 		return nil
 	}
+	if err := isReady(config); err != nil {
+		return newError(types.ErrPluginNotAvailable, err)
+	}
 	record := &state.Record{Path: p.searchPath(config, req.Path)}
 	if record.Delegates, err = p.clusterDelegates(ctx, config, attachment.Pod{}); err != nil {
 		return err

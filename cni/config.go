@@ -46,6 +46,9 @@ type Config struct {
 	// GlobalNamespaces is a list, separated by commas, of namespaces whose
 	// networks any pod may use. Default: default.
 	GlobalNamespaces string `json:"globalNamespaces,omitempty"`
+	// ReadinessIndicatorFile is a file that must be there before an ADD, GC or STATUS:
+	// the default network's plugin writes it when it is ready.
+	ReadinessIndicatorFile string `json:"readinessindicatorfile,omitempty"`
 	// ConfDir holds configurations that are found by name. Default:
 	// /etc/cni/multus/net.d.
 	ConfDir string `json:"confDir,omitempty"`

@@ -19,35 +19,41 @@ import (
 
 // placeDefaultRoute has the one network whose element of the annotation has the
 // key default-route keep a default route, and no other (NPWG specification
-// 4.1.2.1.9). The selections are those of the last delegates.
-func placeDefaultRoute(delegates []state.Delegate, selections []Selection) {
-	chosen := slices.IndexFunc(selections, wantsDefaultRoute)
-	if chosen < 0 {
-		return
+// 4.1.2.1.9). The selections are those of the delegates, nil where a delegate is of
+// none.
+func placeDefaultRoute(delegates []state.Delegate, selections []*Selection) error {
+	place := slices.IndexFunc(selections, wantsDefaultRoute)
+	if place < 0 {
+		return nil
 	}
-	place := len(delegates) - len(selections) + chosen
+	if other := slices.IndexFunc(selections[place+1:], wantsDefaultRoute); other >= 0 {
+		return fmt.Errorf("default-route: networks %s and %s both have it, and only one keeps the default route",
+			selections[place].network(), selections[place+1+other].network())
+	}
 	for i := range delegates {
 		delegates[i].NoDefaultRoute = i != place
 	}
-	for _, gateway := range selections[chosen].GatewayRequest {
+	for _, gateway := range selections[place].GatewayRequest {
 		if addr, ok := netip.AddrFromSlice(gateway); ok {
 			delegates[place].Gateways = append(delegates[place].Gateways, addr.Unmap())
 		}
 	}
+	return nil
 }
 
-func wantsDefaultRoute(s Selection) bool { return s.GatewayRequest != nil }
+func wantsDefaultRoute(s *Selection) bool { return s != nil && s.GatewayRequest != nil }
 
 // checkSoleDefaultRoute refuses a second element with the key default-route.
-func checkSoleDefaultRoute(selections []Selection) error {
+func checkSoleDefaultRoute(annotation string, selections []Selection) error {
 	first := -1
-	for i, s := range selections {
+	for i := range selections {
+		s := &selections[i]
 		switch {
 		case !wantsDefaultRoute(s):
 		case first < 0:
 			first = i
 		default:
-			return &SelectionError{i + 1, s.Name, "default-route",
+			return &SelectionError{annotation, i + 1, s.Name, "default-route",
 				fmt.Errorf("element %d (%s) has it already, and only one network keeps the default route", first+1, selections[first].Name)}
 		}
 	}

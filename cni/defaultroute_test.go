@@ -28,8 +28,13 @@ func TestPlaceDefaultRoute(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			delegates := make([]state.Delegate, 1+len(selections))
-			placeDefaultRoute(delegates, selections)
+			delegates, of := make([]state.Delegate, 1+len(selections)), []*Selection{nil}
+			for i := range selections {
+				of = append(of, &selections[i])
+			}
+			if err := placeDefaultRoute(delegates, of); err != nil {
+				t.Fatal(err)
+			}
 			var got []string
 			for _, d := range delegates {
 				got = append(got, sayDefaultRoute(d))

@@ -29,6 +29,7 @@ func (p *Plugin) Del(ctx context.Context, req *api.CNIRequest) error {
 		record.Netns = req.Netns
 	}
 	if err := p.tearDown(ctx, record, len(record.Delegates)-1); err != nil {
+		p.report(record.Pod, Event{Warning: true, Reason: ReasonFailedDelete, Message: err.Error()})
 		return aboutPod(record.Pod, err)
 	}
 	return nil

@@ -38,12 +38,12 @@ func Place(host, pod *netns.Namespace, a *attachment.Attachment) loader.Place {
 	return loader.Place{Namespace: pod, Interface: a.Interface}
 }
 
-// reserve plans the attachment of every delegate but the default network's, and
-// takes a directory for its pins.
+// reserve plans the attachment of every delegate that has none, but the default
+// network's, and takes a directory for its pins.
 func (p *Plugin) reserve(record *state.Record) error {
 	for i := range record.Delegates {
 		d := &record.Delegates[i]
-		if d.Default {
+		if d.Default || d.Attachment != nil {
 			continue
 		}
 		id := attachment.ID{ContainerID: record.ContainerID, Interface: d.Interface}

@@ -68,7 +68,7 @@ func (p *Plugin) namedDelegate(ctx context.Context, config *Config, name string)
 		data, err := configOf(object, config.ConfDir)
 		return &state.Delegate{Network: config.MultusNamespace + "/" + name, Config: data}, err
 	case !errors.Is(err, ErrNotFound):
-		return nil, err
+		return nil, newError(types.ErrTryAgainLater, err)
 	}
 	data, err := configByName(config.ConfDir, name)
 	return &state.Delegate{Network: name, Config: data}, err

@@ -27,19 +27,23 @@ import (
 type cluster struct {
 	networks   map[string]string
 	annotation string
+	instead    string // v1.multus-cni.io/default-network
+	hash       string // kubernetes.io/config.hash
 	uid        string
 }
 
-func (c *cluster) Pod(_ context.Context, namespace, name string) (*corev1.Pod, error) {
-	if namespace != "pods" || name != "web" {
-		return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, ErrNotFound)
+func (c *cluster) Pod(_ context.Context, wanted attachment.Pod) (*corev1.Pod, error) {
+	if wanted.Namespace != "pods" || wanted.Name != "web" {
+		return nil, fmt.Errorf("pod %s: %w", wanted, ErrNotFound)
 	}
 	pod := &corev1.Pod{}
 	pod.UID = "1"
 	if c.uid != "" {
 		pod.UID = "2"
 	}
-	pod.Annotations = map[string]string{nadv1.NetworkAttachmentAnnot: c.annotation}
+	pod.Annotations = map[string]string{
+		nadv1.NetworkAttachmentAnnot: c.annotation, defaultNetworkAnnotation: c.instead, staticHash: c.hash,
+	}
 	return pod, nil
 }
 

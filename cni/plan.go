@@ -4,6 +4,7 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -12,8 +13,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/attachment"
@@ -22,33 +21,14 @@ import (
 	"github.com/weir-cni/weir/state"
 )
 
-// podArgs are the CNI_ARGS by which a Kubernetes runtime names the pod.
-type podArgs struct {
-	types.CommonArgs
-	K8S_POD_NAMESPACE          types.UnmarshallableString
-	K8S_POD_NAME               types.UnmarshallableString
-	K8S_POD_UID                types.UnmarshallableString
-	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
-}
-
-// PodOf is the pod that a request's CNI_ARGS name; empty when they name none.
-func PodOf(args string) (attachment.Pod, error) {
-	pod := podArgs{CommonArgs: types.CommonArgs{IgnoreUnknown: true}}
-	if err := types.LoadArgs(args, &pod); err != nil {
-		return attachment.Pod{}, newError(types.ErrInvalidEnvironmentVariables, fmt.Errorf("reading CNI_ARGS %q: %w", args, err))
-	}
-	return attachment.Pod{
-		Namespace: string(pod.K8S_POD_NAMESPACE),
-		Name:      string(pod.K8S_POD_NAME),
-		UID:       string(pod.K8S_POD_UID),
-	}, nil
-}
-
 // plan is what an ADD comes down to: a record that says everything, and nothing
 // done yet.
 func (p *Plugin) plan(ctx context.Context, req *api.CNIRequest, pod attachment.Pod) (*state.Record, error) {
 	config, err := ParseConfig(req.Config)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.awaitReady(ctx, config); err != nil {
 		return nil, err
 	}
 	if config.isChained() {
@@ -90,27 +70,44 @@ func (p *Plugin) searchPath(config *Config, cniPath string) []string {
 }
 
 func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *state.Record, ifname string) error {
+	object, err := p.findPod(ctx, record.Pod)
+	if err != nil {
+		return err
+	}
+	if object.UID != "" {
+		record.Pod.UID = string(object.UID)
+	}
+	wanted, err := wishesOf(object.Annotations, record.Pod.Namespace, config)
+	if err != nil {
+		return newError(types.ErrInvalidNetworkConfig, err)
+	}
 	delegates, err := p.clusterDelegates(ctx, config, record.Pod)
 	if err != nil {
 		return err
 	}
-	delegates[0].RuntimeConfig = config.RuntimeConfig
-	selections, err := p.selections(ctx, record.Pod)
-	if err != nil {
-		return err
-	}
-	for i := range selections {
-		d, err := p.selectedDelegate(ctx, config, record.Pod, &selections[i])
+	selections := make([]*Selection, len(delegates))
+	if selections[0] = wanted.cluster; wanted.cluster != nil {
+		d, err := p.defaultDelegate(ctx, config, wanted.cluster, ifname)
 		if err != nil {
 			return err
 		}
-		delegates = append(delegates, *d)
+		delegates[0] = *d
+	}
+	delegates[0].RuntimeConfig = joinedMaps(config.RuntimeConfig, delegates[0].RuntimeConfig)
+	for i := range wanted.networks {
+		d, err := p.selectedDelegate(ctx, config, record.Pod, &wanted.networks[i])
+		if err != nil {
+			return err
+		}
+		delegates, selections = append(delegates, *d), append(selections, &wanted.networks[i])
 	}
 	for i := range delegates {
 		nameInterface(&delegates[i], i, ifname)
 	}
 	record.Delegates = delegates
-	placeDefaultRoute(delegates, selections)
+	if err := placeDefaultRoute(delegates, selections); err != nil {
+		return newError(types.ErrInvalidNetworkConfig, err)
+	}
 	return checkUnique(delegates)
 }
 
@@ -138,51 +135,43 @@ func checkUnique(delegates []state.Delegate) error {
 	return nil
 }
 
-// selections are those of the pod's annotation, in its order.
-func (p *Plugin) selections(ctx context.Context, pod attachment.Pod) ([]Selection, error) {
-	if pod.Name == "" {
-		return nil, nil
-	}
-	object, err := p.findPod(ctx, pod)
-	if err != nil {
-		return nil, err
-	}
-	selections, err := ParseSelections(object.Annotations[nadv1.NetworkAttachmentAnnot], pod.Namespace)
-	if err != nil {
-		return nil, newError(types.ErrInvalidNetworkConfig, err)
-	}
-	return selections, nil
-}
-
-func (p *Plugin) findPod(ctx context.Context, pod attachment.Pod) (*corev1.Pod, error) {
-	object, err := p.Networks.Pod(ctx, pod.Namespace, pod.Name)
-	switch {
-	case err != nil:
-		return nil, newError(types.ErrTryAgainLater, fmt.Errorf("looking the pod up: %w", err))
-	case pod.UID != "" && object.UID != "" && string(object.UID) != pod.UID:
-		return nil, newError(types.ErrTryAgainLater,
-			fmt.Errorf("the runtime asks for the pod with UID %s, the one that is there has %s", pod.UID, object.UID))
-	}
-	return object, nil
-}
-
+// selectedDelegate is the network of an element of the pod's annotation.
 func (p *Plugin) selectedDelegate(ctx context.Context, config *Config, pod attachment.Pod, s *Selection) (*state.Delegate, error) {
-	network := s.Namespace + "/" + s.Name
 	if !config.mayUse(pod.Namespace, s.Namespace) {
 		return nil, invalid("network %s: namespaceIsolation keeps pods of namespace %s to networks of their own namespace and of %s",
-			network, pod.Namespace, config.GlobalNamespaces)
+			s.network(), pod.Namespace, config.GlobalNamespaces)
 	}
+	return p.definedDelegate(ctx, config, s)
+}
+
+// defaultDelegate is the default network that a pod has in place of the cluster's.
+// Its interface is the runtime's to name.
+func (p *Plugin) defaultDelegate(ctx context.Context, config *Config, s *Selection, ifname string) (*state.Delegate, error) {
+	if s.InterfaceRequest != "" && s.InterfaceRequest != ifname {
+		return nil, newError(types.ErrInvalidNetworkConfig, &SelectionError{defaultNetworkAnnotation, 1, s.Name, "interface",
+			fmt.Errorf("the interface of the default network is %s", ifname)})
+	}
+	return p.definedDelegate(ctx, config, s)
+}
+
+func (p *Plugin) definedDelegate(ctx context.Context, config *Config, s *Selection) (*state.Delegate, error) {
 	object, err := p.Networks.Network(ctx, s.Namespace, s.Name)
-	if err != nil {
-		return nil, newError(types.ErrInvalidNetworkConfig, fmt.Errorf("network %s: looking the NetworkAttachmentDefinition up: %w", network, err))
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, newError(types.ErrInvalidNetworkConfig, &missingNetworkError{s.Namespace, s.Name, err})
+	case err != nil:
+		return nil, newError(types.ErrTryAgainLater, fmt.Errorf("network %s: looking the NetworkAttachmentDefinition up: %w", s.network(), err))
 	}
 	data, err := configOf(object, config.ConfDir)
 	if err != nil {
-		return nil, invalid("network %s: %w", network, err)
+		return nil, invalid("network %s: %w", s.network(), err)
 	}
-	d := &state.Delegate{Network: network, Interface: s.InterfaceRequest, Config: data}
+	d := &state.Delegate{Network: s.network(), Interface: s.InterfaceRequest, Config: data}
 	if err := applySelection(d, s); err != nil {
-		return nil, invalid("network %s: %w", network, err)
+		return nil, invalid("network %s: %w", s.network(), err)
+	}
+	if d.Selection, err = json.Marshal(s); err != nil {
+		return nil, fmt.Errorf("network %s: writing down what the pod asks for: %w", s.network(), err)
 	}
 	return d, nil
 }

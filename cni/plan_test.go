@@ -93,6 +93,66 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// A pod may have a default network of its own (v1.multus-cni.io/default-network).
+func TestPlanOwnDefaultNetwork(t *testing.T) {
+	t.Parallel()
+	networks := map[string]string{
+		"kube-system/own": `{"type":"x","capabilities":{"ips":true,"mac":true}}`, "pods/own": `{"type":"y"}`, "pods/lan": `{"type":"x"}`,
+	}
+	const config = `{"delegates":[{"name":"d","type":"x"}],"runtimeConfig":{"portMappings":[1],"ips":["192.0.2.1"]}}`
+	tests := []struct{ name, instead, annotation, want, says string }{
+		{"none", "", "lan", `eth0 d map[ips:[192.0.2.1] portMappings:[1]], net1 pods/lan map[]`, ""},
+		{"a name", "own", "lan", `eth0 kube-system/own map[ips:[192.0.2.1] portMappings:[1]], net1 pods/lan map[]`, ""},
+		{"a name with a namespace", "pods/own", "", `eth0 pods/own map[ips:[192.0.2.1] portMappings:[1]]`, ""},
+		{"a list with keys", `[{"name":"own","ips":["192.0.2.9"]}]`, "", `eth0 kube-system/own map[ips:[192.0.2.9] portMappings:[1]]`, ""},
+		{"the runtime's interface", "own@eth0", "", `eth0 kube-system/own map[ips:[192.0.2.1] portMappings:[1]]`, ""},
+		{"two", "own,pods/own", "", "", "v1.multus-cni.io/default-network: element 2"},
+		{"another interface", "own@net0", "", "", "v1.multus-cni.io/default-network: element 1 (own): interface"},
+		{"one that is not there", "nowhere", "", "", "kube-system/nowhere"},
+		{"a key that is wrong", `[{"name":"own","mac":"x"}]`, "", "", "v1.multus-cni.io/default-network: element 1 (own): mac"},
+		{"a capability that it lacks", `[{"name":"pods/own"}]`, "", "", "name"},
+		{"two default routes", `[{"name":"own","default-route":[]}]`, `[{"name":"lan","default-route":["192.0.2.1"]}]`, "", "default-route"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := &Plugin{Networks: &cluster{networks: networks, annotation: test.annotation, instead: test.instead}}
+			record, err := planned(t, p, request(config, podArgsText))
+			if test.says != "" {
+				if err == nil || !strings.Contains(err.Error(), test.says) || Error(err).Code != types.ErrInvalidNetworkConfig {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, d := range record.Delegates {
+				got = append(got, fmt.Sprint(d.Interface, " ", d.Network, " ", d.RuntimeConfig))
+			}
+			if diff := cmp.Diff(test.want, strings.Join(got, ", ")); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A static pod's image in the API has another UID than the runtime says.
+func TestPlanStaticPod(t *testing.T) {
+	t.Parallel()
+	const config = `{"delegates":[{"name":"d","type":"x"}]}`
+	p := &Plugin{Networks: &cluster{uid: "2", hash: "1"}}
+	record, err := planned(t, p, request(config, podArgsText))
+	if err != nil || record.Pod.UID != "2" {
+		t.Errorf("%+v, %v", record, err)
+	}
+	p = &Plugin{Networks: &cluster{uid: "2", hash: "an older file's"}}
+	if _, err := planned(t, p, request(config, podArgsText)); err == nil || Error(err).Code != types.ErrTryAgainLater {
+		t.Errorf("error %v", err)
+	}
+}
+
 // What is wrong is an error that names the pod, the network and the field.
 func TestPlanRefuses(t *testing.T) {
 	t.Parallel()

@@ -23,12 +23,18 @@ var ErrNotFound = fs.ErrNotExist
 
 // Store knows pods and networks. What it returns is not changed by the caller.
 type Store interface {
-	// Pod finds a pod; the error is ErrNotFound when there is none.
-	Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
+	// Pod finds a pod by its namespace and name; where it knows several of the name,
+	// the one with the UID. The error is ErrNotFound when there is none.
+	Pod(ctx context.Context, pod attachment.Pod) (*corev1.Pod, error)
 	// Network finds a network; the error is ErrNotFound when there is none.
 	Network(ctx context.Context, namespace, name string) (*nadv1.NetworkAttachmentDefinition, error)
 	// SetNetworkStatus publishes what a pod's networks came to; nil takes it away.
 	SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []nadv1.NetworkStatus) error
+}
+
+// Reporter tells the users of a pod what happens to it. It does not wait.
+type Reporter interface {
+	Report(pod attachment.Pod, e Event)
 }
 
 // Guards puts the programs on interfaces and remembers those in force.
@@ -57,6 +63,8 @@ type Guards interface {
 type Plugin struct {
 	// Networks knows pods and networks.
 	Networks Store
+	// Events tells the users of pods what happened; nil for nobody.
+	Events Reporter
 	// Guards holds the programs.
 	Guards Guards
 	// Records is where sandboxes are written down.

@@ -220,8 +220,8 @@ func (s *Store) refresh(entry fs.DirEntry) *file {
 }
 
 // Pod finds a pod. The error is ErrNotFound when no file holds it.
-func (s *Store) Pod(_ context.Context, namespace, name string) (*corev1.Pod, error) {
-	return find(s, "pod", key{namespace, name}, func(o *objects) map[key]*corev1.Pod { return o.pods })
+func (s *Store) Pod(_ context.Context, pod attachment.Pod) (*corev1.Pod, error) {
+	return find(s, "pod", key{pod.Namespace, pod.Name}, func(o *objects) map[key]*corev1.Pod { return o.pods })
 }
 
 // Network finds a network. The error is ErrNotFound when no file holds it.

@@ -116,7 +116,7 @@ func TestObjectsOfEveryForm(t *testing.T) {
 		}
 	}
 	for _, want := range []key{{"default", "web"}, {"a", "in-list"}} {
-		if _, err := f.Pod(t.Context(), want.namespace, want.name); err != nil {
+		if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: want.namespace, Name: want.name}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -131,7 +131,7 @@ func TestNotFound(t *testing.T) {
 	if _, err := f.Network(t.Context(), "b", "lan"); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "b/lan") {
 		t.Errorf("network: %v", err)
 	}
-	if _, err := f.Pod(t.Context(), "a", "lan"); !errors.Is(err, ErrNotFound) {
+	if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "a", Name: "lan"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("pod: %v", err)
 	}
 }
@@ -160,7 +160,7 @@ func TestFilesThatAreNotRight(t *testing.T) {
 			if text := f.log.String(); !strings.Contains(text, "file=bad.yaml") || !strings.Contains(text, test.says) {
 				t.Errorf("log does not say %q: %s", test.says, text)
 			}
-			if _, err := f.Pod(t.Context(), "default", "nobody"); !errors.Is(err, ErrNotFound) {
+			if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "default", Name: "nobody"}); !errors.Is(err, ErrNotFound) {
 				t.Error(err)
 			}
 			if n := strings.Count(f.log.String(), "file=bad.yaml"); n != 1 {
@@ -205,7 +205,7 @@ func TestAnObjectWrittenAnInstantAgoIsFound(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil)
 	f.write("new.yaml", pod("new"))
-	if _, err := f.Pod(t.Context(), "default", "new"); err != nil {
+	if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "default", Name: "new"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -325,7 +325,7 @@ func TestAFolderThatIsReplacedIsFollowed(t *testing.T) {
 			f.follow(50 * time.Millisecond)
 			replace(f)
 			f.await("the log", func() bool { return strings.Contains(f.log.String(), "the manifests cannot be read") })
-			if _, err := f.Pod(t.Context(), "a", "web"); err == nil || errors.Is(err, ErrNotFound) {
+			if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "a", Name: "web"}); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("error %v: a folder that is not there says nothing of a pod", err)
 			}
 			f.must(os.Mkdir(f.dir, 0o700))
@@ -464,10 +464,10 @@ func TestWhatIsNoFile(t *testing.T) {
 	f.must(os.Mkdir(f.path("dir.yaml"), 0o700), syscall.Mkfifo(f.path("pipe.yaml"), 0o600))
 	f.write("dir.yaml/inner.yaml", pod("inner"))
 	f.must(f.reload())
-	if _, err := f.Pod(t.Context(), "default", "inner"); !errors.Is(err, ErrNotFound) {
+	if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "default", Name: "inner"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a folder within the folder is read: %v", err)
 	}
-	if _, err := f.Pod(t.Context(), "default", "web"); err != nil {
+	if _, err := f.Pod(t.Context(), attachment.Pod{Namespace: "default", Name: "web"}); err != nil {
 		t.Error(err)
 	}
 }

@@ -32,8 +32,8 @@ const (
 )
 
 // New makes a handler with a registry of its own: the attachments of source, the
-// Go runtime, the process, and the build of the given version.
-func New(source Source, version string) *Handler {
+// Go runtime, the process, the build of the given version, and what else there is.
+func New(source Source, version string, more ...prometheus.Collector) *Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		NewCollector(source),
@@ -41,6 +41,7 @@ func New(source Source, version string) *Handler {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(version),
 	)
+	registry.MustRegister(more...)
 	return &Handler{promhttp.InstrumentMetricHandler(registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: scrapesMax,

@@ -88,6 +88,9 @@ type Delegate struct {
 	Config json.RawMessage `json:"config"`
 	// Saved is what a device was like that was moved into the pod, for the way back.
 	Saved json.RawMessage `json:"saved,omitempty"`
+	// Selection is the element of the pod's annotation that the network is of; empty
+	// for the networks that every pod gets.
+	Selection json.RawMessage `json:"selection,omitempty"`
 	// RuntimeConfig holds the capabilities that the runtime or the pod asked for.
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 	// NoDefaultRoute is set where another network of the pod keeps the default

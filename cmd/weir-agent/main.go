@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/weir-cni/weir/agent"
 	"github.com/weir-cni/weir/api"
@@ -36,19 +37,26 @@ func newCommand() *cobra.Command {
 	o := agent.Options{Version: version}
 	var level slog.Level
 	var standalone bool
+	var folder string
 	cmd := &cobra.Command{
-		Use:   "weir-agent --standalone --manifests DIR",
+		Use:   "weir-agent [--standalone --manifests DIR]",
 		Short: "Serve CNI requests on this node and guard its attachments",
 		Long: `weir-agent serves the CNI plugin weir on a unix socket: it creates the extra
 interfaces of pods, attaches the programs that guard and count each of them, and
 exports the counters to Prometheus.
+
+In a Kubernetes cluster it runs as a DaemonSet: it watches the pods of its node and
+all NetworkAttachmentDefinitions, and has running pods follow their annotation.
 
 With --standalone it reads networks (NetworkAttachmentDefinition) and pods from
 the YAML or JSON files of a folder, and follows their changes.
 
 It may be stopped or killed at any time: what is attached goes on being guarded
 and counted, and the next agent with the same directories takes it over.`,
-		Example: `  # Serve the networks of a folder
+		Example: `  # Serve a node of the cluster that a kubeconfig names
+  weir-agent --node-name worker-1 --kubeconfig /etc/weir/kubeconfig
+
+  # Serve the networks of a folder
   weir-agent --standalone --manifests /etc/weir/manifests
 
   # A second agent beside it, for a test
@@ -59,16 +67,23 @@ and counted, and the next agent with the same directories takes it over.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !standalone {
-				return errors.New("--standalone is missing: this agent knows pods and networks from --manifests only")
+			switch {
+			case standalone:
+				o.Manifests = folder
+			case o.Node == "":
+				return errors.New("--node-name is empty: it is the node's name in the cluster; without a cluster give --standalone")
 			}
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			// What the Kubernetes client has to say goes to the same log.
+			klog.SetSlogLogger(o.Log)
 			return agent.Run(cmd.Context(), o)
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&o.Node, "node-name", os.Getenv("NODE_NAME"), "this node's name in the cluster; default: $NODE_NAME")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "how the cluster is reached; default: the service account of the agent's pod")
 	flags.BoolVar(&standalone, "standalone", false, "serve without Kubernetes, from --manifests")
-	flags.StringVar(&o.Manifests, "manifests", "/etc/weir/manifests", "folder of NetworkAttachmentDefinitions and pods")
+	flags.StringVar(&folder, "manifests", "/etc/weir/manifests", "folder of NetworkAttachmentDefinitions and pods, for --standalone")
 	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "unix socket for the plugin and weirctl; only root may open it")
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
 	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned; bpffs is mounted if it is not")
