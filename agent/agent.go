@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -21,6 +20,7 @@ import (
 	"github.com/weir-cni/weir/manifests"
 	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/runner"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -44,8 +44,8 @@ type Options struct {
 	BPFDir string
 	// CNIBinDir is where executed plugins are.
 	CNIBinDir string
-	// DelegateTimeout bounds each execution of such a plugin.
-	DelegateTimeout time.Duration
+	// Plugins says how they are executed.
+	Plugins runner.Options
 	// MetricsAddress is the host:port of the Prometheus endpoint; empty for none.
 	MetricsAddress string
 	// Version is the version of the agent, for the metric weir_build_info.
@@ -122,6 +122,10 @@ func (a *agent) openParts() error {
 		return err
 	}
 	a.closers = append(a.closers, a.store)
+	plugins, err := runner.New(a.options.Plugins)
+	if err != nil {
+		return err
+	}
 	loads, err := loader.New()
 	if err != nil {
 		return err
@@ -130,16 +134,16 @@ func (a *agent) openParts() error {
 	a.closers = append(a.closers, a.registry)
 	a.metrics = metrics.New(a.registry, a.options.Version, a.clusterMetrics()...)
 	a.plugin = &cni.Plugin{
-		Networks:        a.store,
-		Events:          events,
-		Guards:          a.registry,
-		Records:         records,
-		Host:            host,
-		BinDir:          a.options.CNIBinDir,
-		BPFDir:          a.options.BPFDir,
-		CacheDir:        a.options.StateDir,
-		DelegateTimeout: a.options.DelegateTimeout,
-		Log:             a.log,
+		Networks: a.store,
+		Events:   events,
+		Guards:   a.registry,
+		Records:  records,
+		Host:     host,
+		BinDir:   a.options.CNIBinDir,
+		BPFDir:   a.options.BPFDir,
+		CacheDir: a.options.StateDir,
+		Exec:     plugins,
+		Log:      a.log,
 	}
 	return nil
 }

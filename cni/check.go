@@ -135,11 +135,9 @@ func (p *Plugin) collectDefault(ctx context.Context, config *Config, req *api.CN
 	if !ok {
 		return nil
 	}
-	ctx, cancel := run.bounded(ctx)
-	defer cancel()
 	valid = append(slices.Clone(valid), p.recorded()...)
 	if err := run.cni().GCNetworkList(ctx, run.list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
-		return aboutNetwork(&delegates[0], executing(ctx, err))
+		return aboutNetwork(&delegates[0], executing(err))
 	}
 	return nil
 }
@@ -214,8 +212,6 @@ func (p *Plugin) statusOf(ctx context.Context, record *state.Record, i int) erro
 	if err := run.validate(ctx, nil); err != nil || predatesStatus(run.list) {
 		return err
 	}
-	ctx, cancel := run.bounded(ctx)
-	defer cancel()
 	return run.cni().GetStatusNetworkList(ctx, run.list)
 }
 

@@ -137,11 +137,6 @@ func (j *job) runtime() *libcni.RuntimeConf {
 	}
 }
 
-// bounded ends what a plugin is given to do when it takes too long.
-func (j *job) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, j.plugin.DelegateTimeout)
-}
-
 // args is the CNI_ARGS of the delegate as one string: the runtime's, then the
 // pod's wishes.
 func (j *job) args() [][2]string {

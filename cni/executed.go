@@ -9,12 +9,10 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/weir-cni/weir/netns"
-	"github.com/weir-cni/weir/runner"
 )
 
 // executed is a delegate whose plugins are programs on the node.
@@ -34,12 +32,12 @@ func executedOf(d delegate) *executed {
 }
 
 func (d *executed) cni() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(d.record.Path, d.plugin.CacheDir, &runner.Runner{})
+	return libcni.NewCNIConfigWithCacheDir(d.record.Path, d.plugin.CacheDir, d.plugin.Exec)
 }
 
 func (d *executed) validate(context.Context, *netns.Namespace) error {
 	for _, plugin := range d.list.Plugins {
-		if _, err := invoke.FindInPath(plugin.Network.Type, d.record.Path); err != nil {
+		if _, err := d.plugin.Exec.FindInPath(plugin.Network.Type, d.record.Path); err != nil {
 			return invalid("type: %w", err)
 		}
 	}
@@ -76,11 +74,9 @@ func (d *executed) execute(ctx context.Context, previous *current.Result) (*curr
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := d.bounded(ctx)
-	defer cancel()
 	answer, err := d.cni().AddNetworkList(ctx, list, d.runtime())
 	if err != nil {
-		return nil, executing(ctx, err)
+		return nil, executing(err)
 	}
 	result, err := current.NewResultFromResult(answer)
 	if err != nil {
@@ -117,10 +113,8 @@ func (d *executed) check(ctx context.Context, pod *netns.Namespace, _ *current.R
 }
 
 func (d *executed) checkList(ctx context.Context) error {
-	ctx, cancel := d.bounded(ctx)
-	defer cancel()
 	if err := d.cni().CheckNetworkList(ctx, d.list, d.runtime()); err != nil && !predatesCheck(d.list) {
-		return executing(ctx, err)
+		return executing(err)
 	}
 	return nil
 }
@@ -141,18 +135,12 @@ func (d *executed) delList(ctx context.Context, pod *netns.Namespace) error {
 	if pod == nil {
 		runtime.NetNS = ""
 	}
-	ctx, cancel := d.bounded(ctx)
-	defer cancel()
 	if err := d.cni().DelNetworkList(ctx, d.list, runtime); err != nil {
-		return executing(ctx, err)
+		return executing(err)
 	}
 	return nil
 }
 
-// executing says that a plugin was cut off, where it was.
-func executing(ctx context.Context, err error) error {
-	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-		return fmt.Errorf("executing the plugin: %w: %w", ctx.Err(), err)
-	}
+func executing(err error) error {
 	return fmt.Errorf("executing the plugin: %w", err)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/runner"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -31,7 +32,7 @@ func script(t *testing.T, binDir, text string) {
 // delegateWith makes the only delegate of a sandbox whose plugins are in binDir.
 func delegateWith(t *testing.T, binDir string, stored state.Delegate) *executed {
 	t.Helper()
-	p := &Plugin{CacheDir: t.TempDir(), DelegateTimeout: time.Minute, Log: slog.New(slog.DiscardHandler)}
+	p := &Plugin{CacheDir: t.TempDir(), Exec: &runner.Runner{}, Log: slog.New(slog.DiscardHandler)}
 	record := &state.Record{
 		ContainerID: "c", Netns: "/n", Args: podArgsText, Path: []string{binDir}, Delegates: []state.Delegate{stored},
 	}

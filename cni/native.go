@@ -50,7 +50,7 @@ func (j job) makeNative(known nativeType) (delegate, error) {
 	if n.device, err = known.parse(config, args); err != nil {
 		return nil, invalid("%w", err)
 	}
-	if n.ipam, err = ipam.Parse(config, j.record.Path, args); err != nil {
+	if n.ipam, err = ipam.Parse(config, j.record.Path, args, j.plugin.Exec); err != nil {
 		return nil, invalid("%w", err)
 	}
 	return n, nil
@@ -218,8 +218,6 @@ func (n *native) assign(ctx context.Context, m *made, result *current.Result) er
 }
 
 func (n *native) reserveAddresses(ctx context.Context, m *made, result *current.Result) error {
-	ctx, cancel := n.bounded(ctx)
-	defer cancel()
 	assigned, err := n.ipam.Add(ctx, n.request())
 	if err != nil {
 		return fmt.Errorf("assigning addresses: %w", err)
@@ -284,8 +282,6 @@ func (n *native) checkAddresses(ctx context.Context, result *current.Result) err
 	}
 	request := n.request()
 	request.Config = plugin.Bytes
-	ctx, cancel := n.bounded(ctx)
-	defer cancel()
 	return n.ipam.Check(ctx, request)
 }
 
@@ -309,8 +305,6 @@ func (n *native) release(ctx context.Context) error {
 	if n.ipam == nil {
 		return nil
 	}
-	ctx, cancel := n.bounded(ctx)
-	defer cancel()
 	if err := n.ipam.Del(ctx, n.request()); err != nil {
 		return fmt.Errorf("releasing the addresses: %w", err)
 	}

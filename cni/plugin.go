@@ -7,8 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"time"
 
+	"github.com/containernetworking/cni/pkg/invoke"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -77,8 +77,8 @@ type Plugin struct {
 	BPFDir string
 	// CacheDir holds libcni's cache of attachments.
 	CacheDir string
-	// DelegateTimeout bounds each execution of a plugin, which is killed then.
-	DelegateTimeout time.Duration
+	// Exec finds and executes plugins.
+	Exec invoke.Exec
 	// Log takes what happens, with pod, network and interface.
 	Log *slog.Logger
 }

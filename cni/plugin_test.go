@@ -23,6 +23,7 @@ import (
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/runner"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -91,7 +92,7 @@ func newNode(t *testing.T) *node {
 	n := &node{guards: &guards{}, cluster: &publisher{}, binDir: t.TempDir()}
 	n.Plugin = &Plugin{
 		Networks: n.cluster, Guards: n.guards, Records: records, BPFDir: t.TempDir(), CacheDir: t.TempDir(),
-		BinDir: n.binDir, DelegateTimeout: time.Minute, Log: slog.New(slog.DiscardHandler),
+		BinDir: n.binDir, Exec: &runner.Runner{}, Log: slog.New(slog.DiscardHandler),
 	}
 	script(t, n.binDir, `echo "$CNI_COMMAND $CNI_IFNAME" >> '`+n.binDir+`/calls'`)
 	return n

@@ -16,8 +16,6 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-
-	"github.com/weir-cni/weir/runner"
 )
 
 // undoTimeout bounds the DEL after an ADD whose context has ended already.
@@ -29,14 +27,15 @@ type executed struct {
 	binary string
 	path   []string
 	config []byte
+	exec   invoke.Exec
 }
 
 var _ Plugin = (*executed)(nil)
 
-func findExecuted(kind string, config []byte, path []string) (*executed, error) {
+func findExecuted(kind string, config []byte, path []string, exec invoke.Exec) (*executed, error) {
 	// An empty directory would mean the working directory, which nobody asks for on purpose.
 	dirs := slices.DeleteFunc(slices.Clone(path), func(dir string) bool { return dir == "" })
-	binary, err := invoke.FindInPath(kind, dirs)
+	binary, err := exec.FindInPath(kind, dirs)
 	if err != nil {
 		return nil, &FieldError{
 			Field: "ipam.type", Value: kind,
@@ -47,7 +46,7 @@ func findExecuted(kind string, config []byte, path []string) (*executed, error) 
 	if binary, err = filepath.Abs(binary); err != nil {
 		return nil, &FieldError{Field: "ipam.type", Value: kind, Err: err}
 	}
-	return &executed{kind: kind, binary: binary, path: dirs, config: bytes.Clone(config)}, nil
+	return &executed{kind: kind, binary: binary, path: dirs, config: bytes.Clone(config), exec: exec}, nil
 }
 
 // Add implements Plugin. A plugin that refuses has to have undone its own work; one that was cut
@@ -67,7 +66,7 @@ func (e *executed) Add(ctx context.Context, req Request) (*current.Result, error
 }
 
 func (e *executed) add(ctx context.Context, req Request) (*current.Result, error) {
-	raw, err := invoke.ExecPluginWithResult(ctx, e.binary, e.stdin(req), e.args("ADD", req), &runner.Runner{})
+	raw, err := invoke.ExecPluginWithResult(ctx, e.binary, e.stdin(req), e.args("ADD", req), e.exec)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +84,7 @@ func (e *executed) Check(ctx context.Context, req Request) error { return e.run(
 func (e *executed) Del(ctx context.Context, req Request) error { return e.run(ctx, "DEL", req) }
 
 func (e *executed) run(ctx context.Context, command string, req Request) error {
-	err := invoke.ExecPluginWithoutResult(ctx, e.binary, e.stdin(req), e.args(command, req), &runner.Runner{})
+	err := invoke.ExecPluginWithoutResult(ctx, e.binary, e.stdin(req), e.args(command, req), e.exec)
 	if err != nil {
 		return e.failed(command, req, err)
 	}

@@ -17,6 +17,8 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weir-cni/weir/runner"
 )
 
 const executedJSON = `{"cniVersion":"0.4.0","name":"n","type":"macvlan","ipam":{"type":"fake","range":"unread"}}`
@@ -44,7 +46,7 @@ func read(tb testing.TB, dir, name string) string {
 
 func mustFind(tb testing.TB, dir string) Plugin {
 	tb.Helper()
-	p, err := Parse([]byte(executedJSON), []string{"/nonexistent", dir}, "")
+	p, err := Parse([]byte(executedJSON), []string{"/nonexistent", dir}, "", &runner.Runner{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -57,7 +59,7 @@ func TestExecutedNotFoundNamesDirectories(t *testing.T) {
 		`ipam.type "fake": no such plugin in /a, /b`:              {"/a", "", "/b"},
 		`ipam.type "fake": no such plugin in no directory at all`: nil,
 	} {
-		_, err := Parse([]byte(executedJSON), path, "")
+		_, err := Parse([]byte(executedJSON), path, "", &runner.Runner{})
 		wantField(t, err, "ipam.type", ErrPluginNotFound)
 		if err.Error() != want {
 			t.Errorf("want %s, got %s", want, err)
@@ -265,9 +267,16 @@ wait`)
 	if got := read(t, dir, "log"); got != "ADD\nDEL\n" {
 		t.Errorf("it was called with %q", got)
 	}
-	status, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(read(t, dir, "pid")), "stat"))
-	if err == nil && !strings.Contains(string(status), ") Z ") {
-		t.Errorf("the plugin's child is alive: %s", status)
+	stat := filepath.Join("/proc", strings.TrimSpace(read(t, dir, "pid")), "stat")
+	// It was killed, which on a busy machine takes a moment to come true.
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		status, err := os.ReadFile(stat)
+		if err != nil || strings.Contains(string(status), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the plugin's child is alive: %s", status)
+		}
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/weir-cni/weir/runner"
 )
 
 // hostLocalJSON is a configuration of network n with this ipam section and further members.
@@ -192,7 +194,7 @@ func TestHostLocalRefuses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "data")
-			p, err := Parse(fmt.Appendf(nil, tc.config, dir), nil, tc.args)
+			p, err := Parse(fmt.Appendf(nil, tc.config, dir), nil, tc.args, &runner.Runner{})
 			if p != nil {
 				t.Errorf("got a plugin: %v", p)
 			}
@@ -638,7 +640,7 @@ const crashIPAM = `,"ranges":[[{"subnet":"10.0.0.0/16"}],[{"subnet":"2001:db8::/
 
 // reserveForever is the process that TestHostLocalKilled kills.
 func reserveForever(dir string) {
-	p, err := Parse([]byte(hostLocalJSON(dir, crashIPAM, "")), nil, "")
+	p, err := Parse([]byte(hostLocalJSON(dir, crashIPAM, "")), nil, "", &runner.Runner{})
 	for err == nil {
 		for i := 0; err == nil && i < 8; i++ {
 			_, err = p.Add(context.Background(), request1(fmt.Sprintf("c%d", i)))

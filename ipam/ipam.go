@@ -5,6 +5,7 @@ package ipam
 import (
 	"context"
 
+	"github.com/containernetworking/cni/pkg/invoke"
 	current "github.com/containernetworking/cni/pkg/types/100"
 )
 
@@ -42,9 +43,9 @@ type Plugin interface {
 
 // Parse returns the address management that a network configuration asks for, or nil if it asks
 // for none: without an ipam section, or with one of an empty type (CNI spec 1.1, section 2). args
-// is CNI_ARGS; path holds the directories in which an executed plugin is looked for. Nothing is
-// changed or executed. The error is a *FieldError.
-func Parse(config []byte, path []string, args string) (Plugin, error) {
+// is CNI_ARGS; path holds the directories in which an executed plugin is looked for, and exec is what
+// finds and executes it. Nothing is changed or executed. The error is a *FieldError.
+func Parse(config []byte, path []string, args string, exec invoke.Exec) (Plugin, error) {
 	var head struct {
 		IPAM struct {
 			Type string `json:"type"`
@@ -61,7 +62,7 @@ func Parse(config []byte, path []string, args string) (Plugin, error) {
 	case typeHostLocal:
 		return plugin(parseHostLocal(config, args))
 	default:
-		return plugin(findExecuted(head.IPAM.Type, config, path))
+		return plugin(findExecuted(head.IPAM.Type, config, path, exec))
 	}
 }
 

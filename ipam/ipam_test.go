@@ -15,6 +15,8 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
 	fakestore "github.com/containernetworking/plugins/plugins/ipam/host-local/backend/testing"
+
+	"github.com/weir-cni/weir/runner"
 )
 
 // crashDir makes the test binary reserve addresses in this directory until it is killed.
@@ -40,7 +42,7 @@ func run(m *testing.M) int {
 
 func mustParse(tb testing.TB, config, args string) Plugin {
 	tb.Helper()
-	p, err := Parse([]byte(config), nil, args)
+	p, err := Parse([]byte(config), nil, args, &runner.Runner{})
 	if err != nil {
 		tb.Fatalf("parsing %s with %q: %v", config, args, err)
 	}
@@ -104,7 +106,7 @@ func TestParseWithoutIPAM(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := Parse([]byte(config), nil, "")
+			p, err := Parse([]byte(config), nil, "", &runner.Runner{})
 			if p != nil || err != nil {
 				t.Errorf("want nothing, got %v, %v", p, err)
 			}
@@ -131,7 +133,7 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := Parse([]byte(tc.config), []string{"", t.TempDir()}, "")
+			p, err := Parse([]byte(tc.config), []string{"", t.TempDir()}, "", &runner.Runner{})
 			if p != nil {
 				t.Errorf("got a plugin: %v", p)
 			}
@@ -168,7 +170,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(`{"name":"n","ipam":{"type":"dhcp"}}`), "IgnoreUnknown=1;K8S_POD_NAME=p")
 	f.Fuzz(func(t *testing.T, config []byte, args string) {
-		p, err := Parse(config, nil, args)
+		p, err := Parse(config, nil, args, &runner.Runner{})
 		if err != nil {
 			if _, ok := errors.AsType[*FieldError](err); !ok || p != nil {
 				t.Errorf("want a nil plugin and a field error, got %v, %v", p, err)

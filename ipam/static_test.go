@@ -8,6 +8,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weir-cni/weir/runner"
 )
 
 // staticCase is a configuration of static. field and sentinel are of the error that it gets.
@@ -261,7 +263,7 @@ func TestStaticRefuses(t *testing.T) {
 	for _, tc := range staticBad {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			p, err := Parse([]byte(tc.config), nil, tc.args)
+			p, err := Parse([]byte(tc.config), nil, tc.args, &runner.Runner{})
 			if p != nil {
 				t.Errorf("got a plugin: %v", p)
 			}

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package runner executes CNI plugins that are programs on the node, as libcni's
-// own way to execute them does, with two differences: what a plugin has started
-// and left behind is not waited for, and is killed with it; and a plugin that was
-// cut off says so.
+// own way to execute them does, with these differences: what a plugin has started
+// and left behind is not waited for, and is killed with it; a plugin that was
+// cut off says so; plugins may be bounded in time and number; and they may be executed
+// as if the container runtime did it, outside of the container of the agent.
 package runner
 
 import (
@@ -20,6 +21,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -31,20 +33,81 @@ const (
 	busyDelay   = time.Second
 )
 
-// Runner executes plugins. The zero value is ready.
+// Options say how plugins are executed.
+type Options struct {
+	// Timeout bounds one execution, which is killed then; 0 for no bound.
+	Timeout time.Duration
+	// Most bounds the executions at once, the others wait; 0 for no bound. Plugins of
+	// some 50 MB each would otherwise fill a node that brings up all its pods.
+	Most int
+	// Process is the directory in /proc of a process, such as /proc/1, in whose mount
+	// namespace plugins are executed, outside of the cgroups of this one; empty for
+	// children like any other.
+	Process string
+}
+
+// Runner executes plugins. The zero value is ready, and bounds nothing.
 type Runner struct {
 	*invoke.RawExec
 	version.PluginDecoder
+	timeout time.Duration
+	slots   *semaphore.Weighted
+	outside *outside
 }
 
 var _ invoke.Exec = (*Runner)(nil)
 
+// New makes a Runner. The error says what keeps plugins from being executed as the
+// options want it.
+func New(o Options) (*Runner, error) {
+	r := &Runner{timeout: o.Timeout}
+	if o.Most > 0 {
+		r.slots = semaphore.NewWeighted(int64(o.Most))
+	}
+	if o.Process == "" {
+		return r, nil
+	}
+	r.outside = &outside{process: o.Process}
+	if err := r.outside.do(func(*syscall.SysProcAttr) error { return nil }); err != nil {
+		return nil, fmt.Errorf("executing plugins beside process %s: %w", o.Process, err)
+	}
+	return r, nil
+}
+
+// FindInPath implements invoke.Exec: it looks where the plugins are executed.
+func (r *Runner) FindInPath(plugin string, paths []string) (path string, err error) {
+	err = r.within(func(*syscall.SysProcAttr) error {
+		path, err = invoke.FindInPath(plugin, paths)
+		return err
+	})
+	return path, err
+}
+
+// within calls fn where plugins are executed, with what a child must be started with.
+func (r *Runner) within(fn func(*syscall.SysProcAttr) error) error {
+	if r.outside == nil {
+		return fn(&syscall.SysProcAttr{})
+	}
+	return r.outside.do(fn)
+}
+
 // ExecPlugin implements invoke.Exec. The error is a *types.Error, with what the
 // plugin wrote to its standard error among its details, if the plugin could not be
 // started or refused; it wraps the context's if the plugin was cut off.
-func (*Runner) ExecPlugin(ctx context.Context, binary string, stdin []byte, environ []string) ([]byte, error) {
+func (r *Runner) ExecPlugin(ctx context.Context, binary string, stdin []byte, environ []string) ([]byte, error) {
+	if r.slots != nil {
+		if err := r.slots.Acquire(ctx, 1); err != nil {
+			return nil, fmt.Errorf("waiting for other plugins to end: %w", err)
+		}
+		defer r.slots.Release(1)
+	}
+	if r.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+	}
 	for attempt := 0; ; attempt++ {
-		stdout, stderr, err := execute(ctx, binary, stdin, environ)
+		stdout, stderr, err := r.execute(ctx, binary, stdin, environ)
 		switch {
 		case err == nil:
 			return stdout, nil
@@ -67,17 +130,23 @@ func cutOff(ctx context.Context, stderr []byte) error {
 	return fmt.Errorf("cut off: %w", context.Cause(ctx))
 }
 
-func execute(ctx context.Context, binary string, stdin []byte, environ []string) (stdout, stderr []byte, err error) {
+func (r *Runner) execute(ctx context.Context, binary string, stdin []byte, environ []string) (stdout, stderr []byte, err error) {
 	var out, diagnostics bytes.Buffer
 	c := exec.CommandContext(ctx, binary)
 	c.Env = environ
 	c.Stdin = bytes.NewReader(stdin)
 	c.Stdout = &out
 	c.Stderr = &diagnostics
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
 	c.WaitDelay = pipeDelay
-	err = c.Run()
+	err = r.within(func(attributes *syscall.SysProcAttr) error {
+		attributes.Setpgid = true
+		c.SysProcAttr = attributes
+		return c.Start()
+	})
+	if err == nil {
+		err = c.Wait()
+	}
 	if errors.Is(err, exec.ErrWaitDelay) {
 		// It succeeded, and left a daemon behind that holds its output open.
 		err = nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-cni/weir/runner"
 )
@@ -121,5 +122,49 @@ func TestBusy(t *testing.T) {
 	out, err := (&runner.Runner{}).ExecPlugin(t.Context(), path, nil, nil)
 	if err != nil || string(out) != "installed\n" {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// No more plugins than allowed run at once; one that waits goes with its request.
+func TestMost(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := script(t, `cd `+dir+`; mkdir busy || echo two >both; sleep 0.05; rmdir busy`)
+	r, err := runner.New(runner.Options{Most: 1, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for range 5 {
+		group.Go(func() error {
+			_, err := r.ExecPlugin(t.Context(), path, nil, []string{"PATH=" + os.Getenv("PATH")})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "both")); err == nil {
+		t.Error("two ran at once")
+	}
+	slow := script(t, "sleep 5")
+	go func() { _, _ = r.ExecPlugin(t.Context(), slow, nil, []string{"PATH=" + os.Getenv("PATH")}) }()
+	time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.ExecPlugin(ctx, path, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A plugin that takes too long is killed, however long its request may take.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	r, err := runner.New(runner.Options{Timeout: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.ExecPlugin(t.Context(), script(t, "exec sleep 60"), nil, []string{"PATH=" + os.Getenv("PATH")}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
 	}
 }

@@ -88,7 +88,9 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
 	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned; bpffs is mounted if it is not")
 	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where CNI plugins are that weir executes")
-	flags.DurationVar(&o.DelegateTimeout, "delegate-timeout", 2*time.Minute, "how long such a plugin may take before it is killed")
+	flags.DurationVar(&o.Plugins.Timeout, "delegate-timeout", 2*time.Minute, "how long such a plugin may take before it is killed")
+	flags.IntVar(&o.Plugins.Most, "delegates-at-once", 8, "how many such plugins may run at once; the others wait")
+	flags.StringVar(&o.Plugins.Process, "delegates-beside", "", "execute such plugins in the mount namespace of the process with this directory in /proc, outside of the agent's cgroups: /proc/1 for an agent in a container")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
 	return cmd

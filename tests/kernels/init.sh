@@ -21,7 +21,7 @@ ln -sf /proc/self/fd /dev/fd
 for folder in /dev/shm /tmp /run; do mount -t tmpfs tmpfs "$folder"; done
 chmod 1777 /dev/shm /tmp
 mount -t bpf bpf /sys/fs/bpf
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing
 echo root:x:0:0:root:/root:/bin/sh >/etc/passwd
