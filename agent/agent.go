@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/install"
 	"github.com/weir-cni/weir/kube"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/manifests"
@@ -46,6 +47,11 @@ type Options struct {
 	CNIBinDir string
 	// Plugins says how they are executed.
 	Plugins runner.Options
+	// Install puts the plugin and weir's entry in their places on the node and keeps
+	// them there; without a Plugin nothing is installed. Its BinDir is CNIBinDir.
+	Install install.Options
+	// Settings is a file with further keys of weir's entry; empty for none.
+	Settings string
 	// MetricsAddress is the host:port of the Prometheus endpoint; empty for none.
 	MetricsAddress string
 	// Version is the version of the agent, for the metric weir_build_info.
@@ -193,6 +199,9 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.registry.promote(ctx) })
 	group.Go(func() error { return a.watchDevices(ctx) })
 	group.Go(func() error { return a.serveSocket(ctx) })
+	if a.options.Install.Plugin != "" {
+		group.Go(func() error { return a.keepInstalled(ctx) })
+	}
 	if a.follower != nil {
 		group.Go(func() error { return a.follower.run(ctx) })
 	}

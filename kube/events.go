@@ -33,15 +33,25 @@ func (s *Store) startEvents() (stop func()) {
 	return s.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.core.CoreV1().Events("")}).Stop
 }
 
+// ReportNode writes an event of the node.
+func (s *Store) ReportNode(e cni.Event) {
+	// The kubelet's own events name a node by its name for want of a UID, and so kubectl
+	// looks for them.
+	s.write(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: s.node, UID: types.UID(s.node)}, e)
+}
+
 // Report writes an event of a pod. It does not wait: where the API server is slow,
 // events are late, and lost when too many wait.
 func (s *Store) Report(pod attachment.Pod, e cni.Event) {
+	s.write(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
+	}, e)
+}
+
+func (s *Store) write(object *corev1.ObjectReference, e cni.Event) {
 	kind := corev1.EventTypeNormal
 	if e.Warning {
 		kind = corev1.EventTypeWarning
 	}
-	reference := &corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
-	}
-	s.recorder.Event(reference, kind, e.Reason, e.Message)
+	s.recorder.Event(object, kind, e.Reason, e.Message)
 }

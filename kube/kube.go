@@ -53,6 +53,7 @@ type Options struct {
 // Store knows the pods of a node and the networks of its cluster, and publishes what
 // becomes of them. Its methods may be called at the same time.
 type Store struct {
+	node     string
 	log      *slog.Logger
 	core     kubernetes.Interface
 	networks nadclient.Interface
@@ -104,6 +105,7 @@ func newStore(core kubernetes.Interface, networks nadclient.Interface, o Options
 		options.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", o.Node).String()
 	})
 	s := &Store{
+		node:     o.Node,
 		log:      o.Log,
 		core:     core,
 		networks: networks,

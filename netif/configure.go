@@ -126,11 +126,20 @@ func setSysctl(key, value string) error {
 	if held, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(held)) == value {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+	err := os.WriteFile(path, []byte(value), 0)
+	if errors.Is(err, unix.EROFS) {
+		err = os.WriteFile(filepath.Join(firstProcessRoot, path), []byte(value), 0)
+	}
+	if err != nil {
 		return fmt.Errorf("setting net/%s to %s: %w", key, value, err)
 	}
 	return nil
 }
+
+// firstProcessRoot is the root of the node's first process, to an agent in a container
+// with the node's processes: the container's own /proc/sys is read-only, and which
+// network namespace a value is of goes by the thread that opens it, not by the mount.
+const firstProcessRoot = "/proc/1/root"
 
 // settle waits until no IPv6 address of the link is tentative. A link that is
 // not up by then never could detect anything; that is no error.

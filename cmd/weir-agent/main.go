@@ -18,6 +18,7 @@ import (
 
 	"github.com/weir-cni/weir/agent"
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/install"
 )
 
 // version is set by the linker.
@@ -25,7 +26,9 @@ var version = "devel"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	err := newCommand().ExecuteContext(ctx)
+	cmd := newCommand()
+	cmd.AddCommand(newUninstallCommand())
+	err := cmd.ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "weir-agent:", err)
@@ -46,7 +49,9 @@ interfaces of pods, attaches the programs that guard and count each of them, and
 exports the counters to Prometheus.
 
 In a Kubernetes cluster it runs as a DaemonSet: it watches the pods of its node and
-all NetworkAttachmentDefinitions, and has running pods follow their annotation.
+all NetworkAttachmentDefinitions, and has running pods follow their annotation. With
+--install it puts the plugin and weir's entry in their places on the node, and keeps
+them there.
 
 With --standalone it reads networks (NetworkAttachmentDefinition) and pods from
 the YAML or JSON files of a folder, and follows their changes.
@@ -87,11 +92,48 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "unix socket for the plugin and weirctl; only root may open it")
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
 	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned; bpffs is mounted if it is not")
-	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where CNI plugins are that weir executes")
+	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", install.DefaultBinDir, "where CNI plugins are that weir executes")
 	flags.DurationVar(&o.Plugins.Timeout, "delegate-timeout", 2*time.Minute, "how long such a plugin may take before it is killed")
 	flags.IntVar(&o.Plugins.Most, "delegates-at-once", 8, "how many such plugins may run at once; the others wait")
 	flags.StringVar(&o.Plugins.Process, "delegates-beside", "", "execute such plugins in the mount namespace of the process with this directory in /proc, outside of the agent's cgroups: /proc/1 for an agent in a container")
+	flags.StringVar(&o.Install.Plugin, "install", "", "install this file as the plugin weir in --cni-bin-dir, and weir's entry in --cni-conf-dir; default: install nothing")
+	flags.StringVar(&o.Install.ConfDir, "cni-conf-dir", install.DefaultConfDir, "the runtime's directory of configurations, for --install")
+	flags.StringVar(&o.Install.DefaultNetwork, "default-network", "", "the file in --cni-conf-dir of the default network; default: the first that has neither weir nor Multus in it")
+	flags.StringVar(&o.Settings, "settings", "", "file with further keys of weir's entry, YAML or JSON, for --install")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
+	return cmd
+}
+
+func newUninstallCommand() *cobra.Command {
+	o := agent.Options{}
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take weir off this node",
+		Long: `uninstall takes weir's entry and the plugin off this node, so that pods start with
+the default network alone, as before weir. The agent must be gone: it would put them
+back.
+
+Pods that still have networks of weir's keep their interfaces and guards, and are
+named; weir's records stay for as long as there are any. Delete those pods before
+weir is taken off, as nobody frees their addresses afterwards.`,
+		Example: `  weir-agent uninstall`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+			if err := agent.Uninstall(o); err != nil || !wait {
+				return err
+			}
+			<-cmd.Context().Done()
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "where the records of sandboxes are kept")
+	flags.StringVar(&o.BPFDir, "bpf-dir", api.DefaultBPFDir, "where programs and maps are pinned")
+	flags.StringVar(&o.CNIBinDir, "cni-bin-dir", install.DefaultBinDir, "the runtime's directory of plugins")
+	flags.StringVar(&o.Install.ConfDir, "cni-conf-dir", install.DefaultConfDir, "the runtime's directory of configurations")
+	flags.BoolVar(&wait, "wait", false, "do not end afterwards: for a DaemonSet, whose pods are started again when they end")
 	return cmd
 }
