@@ -28,7 +28,7 @@ demo: deps-demo build ## Play the whole story in namespaces of its own (root)
 	tests/demo/demo $(BUILD)
 
 .PHONY: test
-test: deps-test check test-unit test-netns test-kernels test-demo ## Every test there is (root)
+test: deps-test check test-unit test-netns test-kernels test-e2e test-demo ## Every test there is (root)
 
 .PHONY: test-unit
 test-unit: ## Tests that need no privilege
@@ -44,6 +44,10 @@ test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
 		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
+
+.PHONY: test-e2e
+test-e2e: ## weir on a real Kubernetes cluster of two nodes (root); builds Kubernetes once
+	go test -v -count=1 -p 1 -timeout 30m -tags e2e -run '^TestE2E' ./tests/cluster ./devices ./tests/e2e
 
 .PHONY: test-demo
 test-demo: build ## The demo, judged
@@ -66,7 +70,7 @@ check-format:
 
 .PHONY: lint
 lint:
-	go run $(GOLANGCI) run --build-tags netns ./...
+	go run $(GOLANGCI) run --build-tags netns,e2e ./...
 
 .PHONY: generate
 generate: ## Compile the programs and write the Go that goes with them

@@ -20,6 +20,7 @@ import (
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/kube"
 )
 
 const (
@@ -41,8 +42,21 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
 	mux.HandleFunc("GET "+api.AttachmentsPath, a.handleAttachments)
-	mux.HandleFunc("GET "+api.HealthPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	handleHealth(mux)
 	return serve(ctx, listener, mux)
+}
+
+func handleHealth(mux *http.ServeMux) {
+	mux.HandleFunc("GET "+api.HealthPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+}
+
+// handleReady answers whether the agent knows what its cluster has.
+func (a *agent) handleReady(w http.ResponseWriter, _ *http.Request) {
+	if cluster, ok := a.store.(*kube.Store); ok && !cluster.Synced() {
+		http.Error(w, "the pods and networks of the cluster are not known yet", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
 }
 
 // listen takes the socket over from an agent that is gone. Only root may open it:
@@ -201,6 +215,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 	a.log.Info("serving metrics", "address", listener.Addr().String())
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", a.metrics)
-	mux.HandleFunc("GET "+api.HealthPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET "+api.ReadyPath, a.handleReady)
+	handleHealth(mux)
 	return serve(ctx, listener, mux)
 }

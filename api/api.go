@@ -21,6 +21,8 @@ const (
 	AttachmentsPath = "/v1/attachments"
 	// HealthPath answers 200 while the agent serves.
 	HealthPath = "/healthz"
+	// ReadyPath answers 200 when the agent knows what its cluster has, too.
+	ReadyPath = "/readyz"
 )
 
 // Where an agent is found unless it was told otherwise.
