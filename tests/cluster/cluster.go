@@ -182,6 +182,10 @@ func (c *Cluster) stop() {
 // Client speaks to the API server directly, as an administrator.
 func (c *Cluster) Client() kubernetes.Interface { return c.control.client }
 
+// AuditLog is the file in which the API server writes what service accounts ask of it,
+// an audit.k8s.io/v1 Event a line.
+func (c *Cluster) AuditLog() string { return c.control.auditLog() }
+
 // Kubectl runs kubectl as an administrator and returns its standard output; what
 // it wrote to the other one is in the error.
 func (c *Cluster) Kubectl(args ...string) (string, error) { return capture(c.kubectl(args...)) }

@@ -118,7 +118,7 @@ func (c *control) writeIdentities() error {
 		return err
 	}
 	files := map[string][]byte{
-		"ca.crt":     c.authority.certificate,
+		"ca.crt": c.authority.certificate, "audit-policy": []byte(auditPolicy),
 		"server.crt": serving.certificate, "server.key": serving.key,
 		"kubelet-client.crt": toKubelets.certificate, "kubelet-client.key": toKubelets.key,
 		"accounts.crt": accounts.certificate, "accounts.key": accounts.key,
@@ -172,6 +172,12 @@ func writeFiles(dir string, files map[string][]byte) error {
 	return nil
 }
 
+// auditPolicy has the API server write down what service accounts ask of it.
+const auditPolicy = `{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+	{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]}`
+
+func (c *control) auditLog() string { return c.path("audit.log") }
+
 func (c *control) runServer(etcd string) error {
 	return c.run(filepath.Join(c.programs, "kube-apiserver"), "--etcd-servers="+etcd,
 		"--advertise-address="+controlAddress, "--secure-port="+apiPort,
@@ -182,7 +188,8 @@ func (c *control) runServer(etcd string) error {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+c.path("accounts.crt"), "--service-account-signing-key-file="+c.path("accounts.key"),
 		"--kubelet-client-certificate="+c.path("kubelet-client.crt"), "--kubelet-client-key="+c.path("kubelet-client.key"),
-		"--kubelet-preferred-address-types=InternalIP")
+		"--kubelet-preferred-address-types=InternalIP",
+		"--audit-policy-file="+c.path("audit-policy"), "--audit-log-path="+c.auditLog())
 }
 
 func (c *control) runControllers() error {

@@ -141,7 +141,7 @@ func TestE2EHotPlug(t *testing.T) {
 }
 
 // awaitInterfaces waits until a pod has these interfaces, and its network-status says so.
-func (w *weir) awaitInterfaces(namespace, name string, want ...string) {
+func (w *weir) awaitInterfaces(namespace, name string, want ...string) { //nolint:unparam // It reads as its siblings do.
 	w.t.Helper()
 	w.Await(fmt.Sprintf("the interfaces %v", want), 30*time.Second, func(context.Context) error {
 		var have []string
