@@ -18,8 +18,8 @@ import (
 	"github.com/weir-cni/weir/tests/cluster"
 )
 
-// received is what a pod's net1 has received, as weirctl says in the agent's pod.
-func (w *weir) received(n *cluster.Node, pod string) uint64 {
+// received is what net1 of the pod stays has received, as weirctl says in the agent's pod.
+func (w *weir) received(n *cluster.Node) uint64 {
 	w.t.Helper()
 	var list struct {
 		Items []struct {
@@ -32,11 +32,11 @@ func (w *weir) received(n *cluster.Node, pod string) uint64 {
 		w.t.Fatal(err)
 	}
 	for _, item := range list.Items {
-		if item.Pod.Name == pod && item.Interface == "net1" {
+		if item.Pod.Name == "stays" && item.Interface == "net1" {
 			return item.Receive.Packets
 		}
 	}
-	w.t.Fatalf("weirctl does not know net1 of %s", pod)
+	w.t.Fatal("weirctl does not know net1 of the pod stays")
 	return 0
 }
 
@@ -69,7 +69,7 @@ func TestE2EAgentsComeAndGo(t *testing.T) {
 	for i, event := range events {
 		t.Run(event.name, func(t *testing.T) {
 			w := &weir{w.Cluster, t}
-			before := w.received(n, "stays")
+			before := w.received(n)
 			answers := make(chan int, 1)
 			go func() { answers <- w.Outside.Ping(context.Background(), "192.168.122.30", 10) }()
 			event.do()
@@ -82,7 +82,7 @@ func TestE2EAgentsComeAndGo(t *testing.T) {
 				t.Errorf("%d of 10 pings were answered meanwhile", got)
 			}
 			w.ready()
-			if after := w.received(n, "stays"); after < before+10 {
+			if after := w.received(n); after < before+10 {
 				t.Errorf("%d packets were counted before, %d after", before, after)
 			}
 		})

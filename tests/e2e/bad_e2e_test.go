@@ -70,8 +70,7 @@ func TestE2EBadInput(t *testing.T) {
 			}
 		})
 	}
-	t.Run("deleted before they are mended", func(t *testing.T) {
-		w := &weir{w.Cluster, t}
+	t.Run("deleted before they are mended", func(*testing.T) {
 		for i := 1; i < len(tests); i += 2 {
 			w.MustKubectl("delete", "pod", "-n", ns, tests[i].name, "--wait=false")
 		}

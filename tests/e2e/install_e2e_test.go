@@ -46,8 +46,7 @@ func TestE2EEntryIsKept(t *testing.T) {
 		})
 	}
 	n.MustRun("rm", "-f", entryFile+".cilium_bak")
-	t.Run("the default network gets a capability", func(t *testing.T) {
-		w := &weir{w.Cluster, t}
+	t.Run("the default network gets a capability", func(*testing.T) {
 		defer n.MustRun("cp", "/tmp/default.conflist", network)
 		n.MustRun("sh", "-c", "cp "+network+" /tmp/default.conflist && sed 's/\"type\": *\"bridge\"/\"type\": \"bridge\", \"capabilities\": {\"mac\": true}/' /tmp/default.conflist > "+network)
 		w.Await("weir's entry to have it", 30*time.Second, func(context.Context) error {
