@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/runner"
@@ -112,15 +113,99 @@ func ownCgroup(t *testing.T) string {
 	return dir
 }
 
+// A node that starts brings all its pods up at once: 110 plugins of 50 MB each, for an
+// agent that may have 64 MB.
+func TestNetnsStormOfPlugins(t *testing.T) {
+	group := ownCgroup(t)
+	limit(t, group, 64<<20)
+	inside := exec.Command(os.Args[0], "-test.run", "^TestHelperStorm$", "-test.v")
+	inside.Env = append(os.Environ(), "EXECUTE="+script(t, "exec "+os.Args[0]+" -test.run ^TestHelperPlugin$"), "JOIN="+group)
+	began := time.Now()
+	if out, err := inside.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Logf("it took %v; the agent's cgroup used at most %s bytes", time.Since(began).Round(time.Millisecond), peak(group))
+}
+
+// limit bounds the memory of a cgroup.
+func limit(t *testing.T, group string, bytes int) {
+	t.Helper()
+	file := filepath.Join(group, "memory.limit_in_bytes")
+	if filepath.Dir(group) == "/sys/fs/cgroup" {
+		file = filepath.Join(group, "memory.max")
+		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(file, []byte(strconv.Itoa(bytes)), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// peak is the most memory that a cgroup has used, where the kernel says so.
+func peak(group string) string {
+	for _, name := range []string{"memory.max_usage_in_bytes", "memory.peak"} {
+		if data, err := os.ReadFile(filepath.Join(group, name)); err == nil {
+			return strings.TrimSpace(string(data))
+		}
+	}
+	return "unknown"
+}
+
+// TestHelperStorm is the agent of TestNetnsStormOfPlugins.
+func TestHelperStorm(t *testing.T) {
+	plugin := os.Getenv("EXECUTE")
+	if plugin == "" {
+		return
+	}
+	join(t)
+	r, err := runner.New(runner.Options{Process: "/proc/" + strconv.Itoa(os.Getppid()), Most: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins := 110
+	if _, err := exec.LookPath("go"); err != nil {
+		plugins = 16 // in a VM, where a second is a minute
+	}
+	var group errgroup.Group
+	for range plugins {
+		group.Go(func() error {
+			_, err := r.ExecPlugin(t.Context(), plugin, nil, []string{"ALLOCATE=50000000", "PATH=" + os.Getenv("PATH")})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHelperPlugin is a plugin of TestNetnsStormOfPlugins.
+func TestHelperPlugin(t *testing.T) {
+	size, err := strconv.Atoi(os.Getenv("ALLOCATE"))
+	if err != nil {
+		return
+	}
+	held := bytes.Repeat([]byte{1}, size)
+	time.Sleep(50 * time.Millisecond)
+	if held[size-1] != 1 {
+		t.Error("the memory is another's")
+	}
+}
+
+func join(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(os.Getenv("JOIN"), "cgroup.procs"), []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestHelperExecutes is the agent of TestNetnsExecutesOutsideOfCgroups.
 func TestHelperExecutes(t *testing.T) {
 	plugin := os.Getenv("EXECUTE")
 	if plugin == "" {
 		return
 	}
-	if err := os.WriteFile(filepath.Join(os.Getenv("JOIN"), "cgroup.procs"), []byte("0"), 0); err != nil {
-		t.Fatal(err)
-	}
+	join(t)
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		t.Fatal(err)

@@ -72,3 +72,32 @@ func (w *weir) checkAttached(ns, name, eth0, net1 string) {
 		w.t.Errorf("ip a: %v\n%s", err, out)
 	}
 }
+
+// The examples do what they say. That of ipvlan needs a kernel that has it.
+func TestE2EExamples(t *testing.T) {
+	w := installed(t)
+	ns := w.namespace("examples")
+	tests := []struct {
+		file       string
+		interfaces []string
+	}{
+		{"macvlan", []string{"eth0", "net1"}},
+		{"bridge", []string{"eth0", "storage"}},
+		{"host-device", []string{"eth0", "net1"}},
+		{"list", []string{"eth0", "net1", "second"}},
+	}
+	for _, test := range tests {
+		w.MustKubectl("apply", "-n", ns, "-f", "../../deploy/examples/"+test.file+".yaml")
+	}
+	for _, test := range tests {
+		t.Run(test.file, func(t *testing.T) {
+			w := &weir{w.Cluster, t}
+			w.AwaitPod(ns, test.file+"-pod")
+			w.checkInterfaces(ns, test.file+"-pod", test.interfaces...)
+		})
+	}
+	out, err := w.Exec(ns, "list-pod", "ip", "route")
+	if err != nil || strings.Count(out, "default") != 1 || !strings.Contains(out, "default via 192.168.122.1 dev net1") {
+		t.Errorf("the routes of list-pod: %v\n%s", err, out)
+	}
+}
