@@ -31,6 +31,9 @@ const (
 	defaultNetwork   = networksDir + "/10-default.conflist"
 )
 
+// StaticPods is the folder of a node's static pods.
+const StaticPods = "/etc/kubernetes/manifests"
+
 // Node is a machine of the cluster.
 type Node struct {
 	// Name is its name in the cluster, and its host name.
@@ -268,6 +271,8 @@ func (n *Node) kubeletConfig() []byte {
 		"oomScoreAdj":                 0,
 		"makeIPTablesUtilChains":      false,
 		"resolvConf":                  "",
+		"staticPodPath":               StaticPods,
+		"fileCheckFrequency":          "1s",
 		"volumePluginDir":             "/var/lib/kubelet/plugins/volume",
 		// Tests wait for what these delay.
 		"nodeStatusUpdateFrequency": "2s",

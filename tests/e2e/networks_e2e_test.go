@@ -6,10 +6,15 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-cni/weir/tests/cluster"
 )
 
 func macvlanOn(master, address string) object {
@@ -173,5 +178,81 @@ func (w *weir) checkInterfaces(namespace, name string, want ...string) {
 	}
 	if len(have) != len(want)+1 {
 		w.t.Errorf("the pod has %v, want %v", strings.Fields(out), want)
+	}
+}
+
+// A static pod, which the kubelet has from a file, has its networks; its status and
+// events are with its image in the API.
+func TestE2EStaticPod(t *testing.T) {
+	w := installed(t)
+	ns := w.namespace("static")
+	n := w.Nodes[0]
+	w.network(ns, "lan", macvlanOn("eth1", "192.168.122"))
+	text, err := json.Marshal(object{
+		"apiVersion": "v1", "kind": "Pod",
+		"metadata": object{"namespace": ns, "name": "web", "annotations": object{"k8s.v1.cni.cncf.io/networks": "lan"}},
+		"spec": object{
+			"terminationGracePeriodSeconds": 0,
+			"containers":                    []object{container("docker.io/library/alpine:latest", "sleep", "infinity")},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := n.Path(cluster.StaticPods + "/web.json")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(file)
+	name := "web-" + n.Name
+	w.Await("the static pod", 90*time.Second, func(context.Context) error {
+		_, err := w.Kubectl("wait", "-n", ns, "pod/"+name, "--for=condition=Ready", "--timeout=1s")
+		return err
+	})
+	w.checkInterfaces(ns, name, "eth0", "net1")
+	if status := w.status(ns, name); len(status) != 2 || status[1].Interface != "net1" {
+		t.Errorf("network-status: %+v", status)
+	}
+	w.awaitEvent(ns, name, "AddedInterface: Add net1 [")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	w.AwaitNoPod(ns, name)
+	w.awaitNothingLeft(n)
+}
+
+// With warm watches an ADD asks the API server for one patch, and nothing else.
+func TestE2EAddReadsNothing(t *testing.T) {
+	w := installed(t)
+	ns := w.namespace("reads")
+	n := w.Nodes[0]
+	w.network(ns, "lan", macvlanOn("eth1", "192.168.122"))
+	w.pod(ns, "first", n, "lan")
+	w.AwaitPod(ns, "first")
+	const pods = 10
+	before := w.requests()
+	for i := range pods {
+		w.pod(ns, fmt.Sprintf("web-%d", i), n, "lan,lan")
+	}
+	for i := range pods {
+		w.AwaitPod(ns, fmt.Sprintf("web-%d", i))
+	}
+	after := w.requests()
+	asked := map[string]int{}
+	for right, count := range after {
+		if more := count - before[right]; more > 0 {
+			asked[right] = more
+		}
+	}
+	t.Logf("%d pods with two networks each: %v", pods, asked)
+	if asked["patch pods/status"] != pods || asked["get network-attachment-definitions"] != 0 || asked["list pods"] != 0 {
+		t.Errorf("the agents asked for %v", asked)
+	}
+	// The watch and the ADD race for a new pod.
+	if reads := asked["get pods"]; reads > pods/2 {
+		t.Errorf("%d of %d pods were read by name", reads, pods)
 	}
 }

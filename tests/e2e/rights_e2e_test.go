@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -73,11 +74,32 @@ func (w *weir) rights() []string {
 // asked is what agents asked of the API server, and what of that it refused.
 func (w *weir) asked() (used, forbidden []string) {
 	w.t.Helper()
+	allUsed, allForbidden := map[string]bool{}, map[string]bool{}
+	w.audit(func(right string, code int) {
+		allUsed[right] = true
+		if code == http.StatusForbidden {
+			allForbidden[right] = true
+		}
+	})
+	return slices.Sorted(maps.Keys(allUsed)), slices.Sorted(maps.Keys(allForbidden))
+}
+
+// requests counts what agents asked of the API server.
+func (w *weir) requests() map[string]int {
+	w.t.Helper()
+	counts := map[string]int{}
+	w.audit(func(right string, _ int) { counts[right]++ })
+	return counts
+}
+
+// audit calls fn for each request of an agent to the API server, with its "verb
+// resource" and how it was answered.
+func (w *weir) audit(fn func(right string, code int)) {
+	w.t.Helper()
 	data, err := os.ReadFile(w.AuditLog())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	allUsed, allForbidden := map[string]bool{}, map[string]bool{}
 	for line := range strings.Lines(string(data)) {
 		var e struct {
 			Verb           string
@@ -93,12 +115,8 @@ func (w *weir) asked() (used, forbidden []string) {
 		if e.ObjectRef.Subresource != "" {
 			right += "/" + e.ObjectRef.Subresource
 		}
-		allUsed[right] = true
-		if e.ResponseStatus.Code == 403 {
-			allForbidden[right] = true
-		}
+		fn(right, e.ResponseStatus.Code)
 	}
-	return slices.Sorted(maps.Keys(allUsed)), slices.Sorted(maps.Keys(allForbidden))
 }
 
 // addUnknownPod calls the plugin as the runtime does, for a pod that is not there.

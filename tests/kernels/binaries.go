@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,11 +44,14 @@ func listPackages(ctx context.Context, patterns []string, match *regexp.Regexp) 
 	}
 	several := slices.ContainsFunc(patterns, func(p string) bool { return strings.Contains(p, "...") })
 	args := append([]string{"list", "-tags", tag, "-json=ImportPath,Dir,Module,TestGoFiles,XTestGoFiles", "--"}, patterns...)
-	out, err := output(ctx, "", "go", args...)
+	out, err := exec.CommandContext(ctx, "go", args...).Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil, fmt.Errorf("listing packages: %w: %s", err, bytes.TrimSpace(exit.Stderr))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing packages: %w", err)
 	}
-	found, err := parseList(out)
+	found, err := parseList(string(out))
 	if err != nil {
 		return nil, fmt.Errorf("listing packages: %w", err)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weir-cni/weir/tests/kernels/guest"
 )
 
 // logs is where what the VMs wrote stays, below the current folder.
@@ -51,17 +53,17 @@ type session struct {
 	options
 	work     string
 	out      *printer
-	kernels  []kernel
+	kernels  []guest.Kernel
 	packages []testPackage
 }
 
 // prepare downloads and compiles at the same time.
 func (s *session) prepare(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	s.kernels = make([]kernel, len(s.releases))
+	s.kernels = make([]guest.Kernel, len(s.releases))
 	for i, wanted := range s.releases {
 		g.Go(func() (err error) {
-			s.kernels[i], err = fetch(ctx, wanted, s.cache, s.out)
+			s.kernels[i], err = guest.Fetch(ctx, wanted, s.cache, func(text string) { s.out.say(wanted.Version, text) })
 			return err
 		})
 	}
@@ -105,12 +107,12 @@ func (s *session) judge(ctx context.Context) error {
 }
 
 // test boots one kernel and waits for all of its tests.
-func (s *session) test(ctx context.Context, k kernel) result {
+func (s *session) test(ctx context.Context, k guest.Kernel) result {
 	started := time.Now()
 	rep := s.report(k)
 	m, err := s.machine(ctx, k, rep.token)
 	if err == nil && len(rep.outcomes) > 0 {
-		s.out.say(k.version, "booting "+filepath.Base(k.image))
+		s.out.say(k.Version, "booting "+filepath.Base(k.Image))
 		err = m.run(ctx, rep.line)
 		if err == nil && !rep.done {
 			err = errors.New("the VM ended before its tests did")
@@ -119,13 +121,13 @@ func (s *session) test(ctx context.Context, k kernel) result {
 	if err != nil {
 		s.explain(m, rep)
 	}
-	return result{k.version, rep.uname, time.Since(started), append(rep.outcomes, s.broken()...), err}
+	return result{k.Version, rep.uname, time.Since(started), append(rep.outcomes, s.broken()...), err}
 }
 
-func (s *session) report(k kernel) *report {
+func (s *session) report(k guest.Kernel) *report {
 	rep := &report{
 		token: "weir-" + rand.Text(), now: time.Now, verbose: s.verbose,
-		show: func(text string) { s.out.say(k.version, text) },
+		show: func(text string) { s.out.say(k.Version, text) },
 	}
 	for _, p := range s.runnable() {
 		rep.outcomes = append(rep.outcomes, &outcome{path: p.path})
@@ -143,14 +145,14 @@ func (s *session) broken() []*outcome {
 	return all
 }
 
-func (s *session) machine(ctx context.Context, k kernel, token string) (machine, error) {
-	log := filepath.Join(logs, k.version)
+func (s *session) machine(ctx context.Context, k guest.Kernel, token string) (machine, error) {
+	log := filepath.Join(logs, k.Version)
 	m := machine{
-		image: k.image, initramfs: filepath.Join(s.work, k.version+".cpio"),
+		image: k.Image, initramfs: filepath.Join(s.work, k.Version+".cpio"),
 		console: log + "-console.log", tests: log + "-tests.log", timeout: s.timeout,
 	}
-	told := settings{kernel: k.version, token: token, run: s.run, timeout: s.timeout / 2, shell: s.shell}
-	return m, pack(ctx, k, told, s.runnable(), s.with, filepath.Join(s.work, k.version), m.initramfs)
+	told := settings{kernel: k.Version, token: token, run: s.run, timeout: s.timeout / 2, shell: s.shell}
+	return m, pack(ctx, k, told, s.runnable(), s.with, filepath.Join(s.work, k.Version), m.initramfs)
 }
 
 func (s *session) interact(ctx context.Context) error {

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/weir-cni/weir/tests/kernels/guest"
 )
 
 //go:embed init.sh
@@ -73,7 +75,7 @@ func busybox() (string, error) {
 
 // pack writes the initramfs of one kernel to the file archive, by way of the
 // folder root.
-func pack(ctx context.Context, k kernel, s settings, packages []testPackage, with []extra, root, archive string) error {
+func pack(ctx context.Context, k guest.Kernel, s settings, packages []testPackage, with []extra, root, archive string) error {
 	t := initramfs{root}
 	static, err := busybox()
 	if err != nil {
@@ -88,27 +90,23 @@ func pack(ctx context.Context, k kernel, s settings, packages []testPackage, wit
 		t.extras(with),
 	} {
 		if err != nil {
-			return fmt.Errorf("filling the initramfs of %s: %w", k.version, err)
+			return fmt.Errorf("filling the initramfs of %s: %w", k.Version, err)
 		}
 	}
 	return t.archive(ctx, archive)
 }
 
-func (t initramfs) modules(k kernel) error {
-	tree, err := openModules(k.modules)
-	if err != nil {
-		return err
-	}
-	order, err := tree.order(modules())
+func (t initramfs) modules(k guest.Kernel) error {
+	order, err := k.Order(modules())
 	if err != nil {
 		return err
 	}
 	var list bytes.Buffer
 	for _, m := range order {
-		if err := t.link(m.file, "/weir/modules/"+m.name+".ko"); err != nil {
+		if err := t.link(m.File, "/weir/modules/"+m.Name+".ko"); err != nil {
 			return err
 		}
-		fmt.Fprintln(&list, m.name+".ko", m.options)
+		fmt.Fprintln(&list, m.Name+".ko", m.Options)
 	}
 	return t.write("/weir/modules/order", list.Bytes(), 0o644)
 }

@@ -28,6 +28,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/weir-cni/weir/tests/kernels/guest"
 )
 
 const usage = `usage: go run ./tests/kernels [flags] [packages]
@@ -66,7 +68,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // options are the command line.
 type options struct {
-	releases []release
+	releases []guest.Release
 	packages []string
 	with     []extra
 	run      string
@@ -105,7 +107,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 
 func (o *options) complete(kernels string) error {
 	for version := range strings.SplitSeq(kernels, ",") {
-		r, err := releaseOf(strings.TrimSpace(version))
+		r, err := guest.ReleaseOf(strings.TrimSpace(version))
 		if err != nil {
 			return err
 		}
@@ -124,11 +126,9 @@ func (o *options) complete(kernels string) error {
 	case o.cache != "":
 		return nil
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
+	if o.cache, err = guest.Cache(); err != nil {
 		return fmt.Errorf("finding the cache folder, which -cache can name: %w", err)
 	}
-	o.cache = filepath.Join(cache, "weir", "kernels")
 	return nil
 }
 
@@ -155,7 +155,7 @@ func tools() []struct{ command, pkg string } {
 		{"xz", "xz-utils"},
 		{"cpio", "cpio"},
 		{"busybox", "busybox-static"},
-		{qemu, "qemu-system-x86"},
+		{guest.QEMU, "qemu-system-x86"},
 	}
 }
 

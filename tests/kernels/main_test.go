@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-cni/weir/tests/kernels/guest"
 )
 
 func TestOptionsDefaults(t *testing.T) {
@@ -18,7 +20,7 @@ func TestOptionsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(o.releases) != 2 || o.releases[0].version != "6.1" || o.releases[1].version != "6.12" {
+	if len(o.releases) != 2 || o.releases[0].Version != "6.1" || o.releases[1].Version != "6.12" {
 		t.Errorf("kernels %v, want 6.1 and 6.12", o.releases)
 	}
 	if o.cache != "/cache/weir/kernels" || o.timeout != 15*time.Minute || len(o.packages) != 0 {
@@ -70,7 +72,7 @@ func TestExtra(t *testing.T) {
 func TestMissingToolsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	err := checkTools(func(command string) (string, error) {
-		if command == "cpio" || command == qemu {
+		if command == "cpio" || command == guest.QEMU {
 			return "", errors.New("not found")
 		}
 		return "/bin/" + command, nil

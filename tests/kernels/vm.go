@@ -14,9 +14,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-const qemu = "qemu-system-x86_64"
+	"github.com/weir-cni/weir/tests/kernels/guest"
+)
 
 // errDeadline means that a VM took longer than it may.
 var errDeadline = errors.New("the VM did not end in time and was killed")
@@ -39,23 +39,15 @@ func cards() []card {
 	return []card{{"virtio-net-pci", "0x10"}, {"virtio-net-pci", "0x11"}, {"vmxnet3", "0x12"}}
 }
 
-// arguments boots without any device but serial lines and network cards. KVM is not
-// used, since it hangs in some virtual machines; neither is the CPU model max, which
-// panics.
-//
-// Both CPUs share one thread, because with a thread each QEMU 7.2 now and then
-// runs code that the kernel has patched meanwhile, and hangs; with two VMs on
-// two cores it is no slower. CMPXCHG16B is taken away, since QEMU 7.2 now and
-// then leaves garbage in EFLAGS after it: the slab allocator is full of it and
-// has a way without. RDRAND seeds the random number generator at boot. An oops
+// arguments boots without any device but serial lines and network cards. An oops
 // ends the VM.
 func (m machine) arguments() []string {
-	all := []string{
-		"-accel", "tcg,thread=single", "-cpu", "Nehalem,-cx16,+rdrand", "-smp", "2", "-m", "2048",
+	all := append(guest.Emulation(),
+		"-smp", "2", "-m", "2048",
 		"-kernel", m.image, "-initrd", m.initramfs,
 		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1",
 		"-nodefaults", "-display", "none", "-no-reboot",
-	}
+	)
 	for i, c := range cards() {
 		all = append(all,
 			"-netdev", fmt.Sprintf("hubport,id=card%d,hubid=0", i),
@@ -86,7 +78,7 @@ func (m machine) run(ctx context.Context, line func(string)) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("running %s: %w: %s", qemu, err, strings.TrimSpace(complaints.String()))
+		return fmt.Errorf("running %s: %w: %s", guest.QEMU, err, strings.TrimSpace(complaints.String()))
 	}
 	return nil
 }
@@ -99,7 +91,7 @@ func (m machine) shell(ctx context.Context) error {
 }
 
 func (m machine) command(ctx context.Context, serial ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, qemu, append(m.arguments(), serial...)...)
+	cmd := exec.CommandContext(ctx, guest.QEMU, append(m.arguments(), serial...)...)
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package guest
 
 import (
 	"errors"
@@ -29,10 +29,10 @@ func tree(depends map[string][]string, builtin ...string) *moduleTree {
 	return t
 }
 
-func names(order []loadable) []string {
+func names(order []Loadable) []string {
 	var all []string
 	for _, m := range order {
-		all = append(all, m.name)
+		all = append(all, m.Name)
 	}
 	return all
 }
@@ -44,16 +44,16 @@ func TestOrder(t *testing.T) {
 	}, "ipv6")
 	tests := []struct {
 		name   string
-		wanted []module
+		wanted []Module
 		want   []string
 	}{
 		{"nothing", nil, nil},
-		{"alone", []module{{name: "veth"}}, []string{"veth"}},
-		{"after what it depends on", []module{{name: "bridge"}}, []string{"llc", "stp", "bridge"}},
-		{"each once", []module{{name: "llc"}, {name: "bridge"}, {name: "bridge"}}, []string{"llc", "stp", "bridge"}},
-		{"built in", []module{{name: "ipv6"}, {name: "vxlan"}}, []string{"udp_tunnel", "vxlan"}},
-		{"optional and missing", []module{{name: "netkit", optional: true}, {name: "veth"}}, []string{"veth"}},
-		{"optional and there", []module{{name: "veth", optional: true}}, []string{"veth"}},
+		{"alone", []Module{{Name: "veth"}}, []string{"veth"}},
+		{"after what it depends on", []Module{{Name: "bridge"}}, []string{"llc", "stp", "bridge"}},
+		{"each once", []Module{{Name: "llc"}, {Name: "bridge"}, {Name: "bridge"}}, []string{"llc", "stp", "bridge"}},
+		{"built in", []Module{{Name: "ipv6"}, {Name: "vxlan"}}, []string{"udp_tunnel", "vxlan"}},
+		{"optional and missing", []Module{{Name: "netkit", Optional: true}, {Name: "veth"}}, []string{"veth"}},
+		{"optional and there", []Module{{Name: "veth", Optional: true}}, []string{"veth"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestOrder(t *testing.T) {
 
 func TestOrderNamesAllThatIsMissing(t *testing.T) {
 	t.Parallel()
-	_, err := tree(map[string][]string{"vxlan": {"udp_tunnel"}}).order([]module{{name: "veth"}, {name: "vxlan"}})
+	_, err := tree(map[string][]string{"vxlan": {"udp_tunnel"}}).order([]Module{{Name: "veth"}, {Name: "vxlan"}})
 	want := "the kernel has no module veth\nmodule vxlan: the kernel has no module udp_tunnel"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
@@ -83,15 +83,15 @@ func TestOrderPassesErrorsOn(t *testing.T) {
 	kernel := tree(map[string][]string{"veth": nil})
 	broken := errors.New("not an ELF file")
 	kernel.depends = func(string) ([]string, error) { return nil, broken }
-	if _, err := kernel.order([]module{{name: "veth"}}); !errors.Is(err, broken) {
+	if _, err := kernel.order([]Module{{Name: "veth"}}); !errors.Is(err, broken) {
 		t.Errorf("error %v, want %v", err, broken)
 	}
 }
 
 func TestOrderKeepsOptions(t *testing.T) {
 	t.Parallel()
-	got, err := tree(map[string][]string{"dummy": nil}).order([]module{{name: "dummy", options: "numdummies=0"}})
-	want := []loadable{{"dummy", "dummy.ko", "numdummies=0"}}
+	got, err := tree(map[string][]string{"dummy": nil}).order([]Module{{Name: "dummy", Options: "numdummies=0"}})
+	want := []Loadable{{"dummy", "dummy.ko", "numdummies=0"}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
@@ -107,9 +107,9 @@ func TestOrderOfAnyModules(t *testing.T) {
 		for i, name := range letters {
 			depends[name] = rapid.SliceOfDistinct(rapid.SampledFrom(letters[i:]), rapid.ID[string]).Draw(t, name)
 		}
-		var wanted []module
+		var wanted []Module
 		for _, name := range rapid.SliceOf(rapid.SampledFrom(letters)).Draw(t, "wanted") {
-			wanted = append(wanted, module{name: name})
+			wanted = append(wanted, Module{Name: name})
 		}
 		order, err := tree(depends).order(wanted)
 		if err != nil {
@@ -184,7 +184,7 @@ func TestOpenModules(t *testing.T) {
 	if got.files["nf_tables"] != file || !got.builtin["ipv6"] {
 		t.Errorf("files %v, built in %v", got.files, got.builtin)
 	}
-	if _, err := got.order([]module{{name: "nf_tables"}}); err == nil {
+	if _, err := got.order([]Module{{Name: "nf_tables"}}); err == nil {
 		t.Error("a file that is no module was taken for one")
 	}
 	if _, err := openModules(t.TempDir()); err == nil {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package guest
 
 import (
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -116,10 +115,10 @@ func TestFetchTakesWhatTheCacheHas(t *testing.T) {
 	if err := os.WriteFile(image, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	var out strings.Builder
-	got, err := fetch(t.Context(), release{version: "6.1"}, cache, &printer{to: &out})
-	if want := (kernel{"6.1", image, modules}); err != nil || got != want || out.String() != "" {
-		t.Errorf("%v, %v, said %q; want %v", got, err, out.String(), want)
+	said := ""
+	got, err := Fetch(t.Context(), Release{Version: "6.1"}, cache, func(text string) { said += text })
+	if want := (Kernel{"6.1", image, modules}); err != nil || got != want || said != "" {
+		t.Errorf("%v, %v, said %q; want %v", got, err, said, want)
 	}
 }
 

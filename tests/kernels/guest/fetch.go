@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package guest
 
 import (
 	"context"
@@ -25,54 +25,68 @@ const (
 	attempts    = 3
 )
 
-// release is a kernel version and the Debian suites that carry it.
-type release struct {
-	version string
+// Release is a kernel version and the Debian suites that carry it.
+type Release struct {
+	// Version is as far as a suite keeps to it, such as 6.12.
+	Version string
 	suites  []string
 }
 
-func releases() []release {
-	return []release{
+func releases() []Release {
+	return []Release{
 		{"6.1", []string{stable, stable + "-updates", stable + "-security"}},
 		{"6.12", []string{stable + "-backports"}},
 	}
 }
 
-func releaseOf(version string) (release, error) {
+// ReleaseOf returns the release of a version.
+func ReleaseOf(version string) (Release, error) {
 	all := releases()
-	i := slices.IndexFunc(all, func(r release) bool { return r.version == version })
+	i := slices.IndexFunc(all, func(r Release) bool { return r.Version == version })
 	if i < 0 {
-		return release{}, fmt.Errorf("there is no kernel %q here, only 6.1 and 6.12", version)
+		return Release{}, fmt.Errorf("there is no kernel %q here, only 6.1 and 6.12", version)
 	}
 	return all[i], nil
 }
 
-// kernel is an unpacked kernel package.
-type kernel struct {
-	version string
-	image   string // the compressed kernel
-	modules string // the folder below lib/modules; no module is compressed
+// Kernel is an unpacked kernel package.
+type Kernel struct {
+	// Version is that of its release.
+	Version string
+	// Image is the compressed kernel.
+	Image string
+	// Modules is the folder below lib/modules; no module is compressed.
+	Modules string
 }
 
-// fetch downloads the kernel unless the cache has it. A folder in the cache is
-// complete, because it gets its name last.
-func fetch(ctx context.Context, r release, cache string, out *printer) (kernel, error) {
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return kernel{}, fmt.Errorf("making the cache of kernels: %w", err)
-	}
-	unlock, err := lock(filepath.Join(cache, r.version+".lock"))
+// Cache is the folder that keeps kernels unless another one is named.
+func Cache() (string, error) {
+	cache, err := os.UserCacheDir()
 	if err != nil {
-		return kernel{}, err
+		return "", err
+	}
+	return filepath.Join(cache, "weir", "kernels"), nil
+}
+
+// Fetch downloads the kernel unless the cache has it, and says so before it does.
+// A folder in the cache is complete, because it gets its name last.
+func Fetch(ctx context.Context, r Release, cache string, say func(string)) (Kernel, error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return Kernel{}, fmt.Errorf("making the cache of kernels: %w", err)
+	}
+	unlock, err := lock(filepath.Join(cache, r.Version+".lock"))
+	if err != nil {
+		return Kernel{}, err
 	}
 	defer unlock()
-	folder := filepath.Join(cache, r.version)
+	folder := filepath.Join(cache, r.Version)
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-		out.say(r.version, "downloading the kernel")
+		say("downloading the kernel")
 		if err := retry(ctx, func() error { return download(ctx, r, folder) }); err != nil {
-			return kernel{}, fmt.Errorf("downloading kernel %s: %w", r.version, err)
+			return Kernel{}, fmt.Errorf("downloading kernel %s: %w", r.Version, err)
 		}
 	}
-	return openKernel(r.version, folder)
+	return openKernel(r.Version, folder)
 }
 
 // lock makes a second run wait for the download of the first.
@@ -103,8 +117,8 @@ func retry(ctx context.Context, try func() error) error {
 	return fmt.Errorf("after %d attempts: %w", attempts, err)
 }
 
-func download(ctx context.Context, r release, folder string) error {
-	work, err := os.MkdirTemp(filepath.Dir(folder), r.version+"-")
+func download(ctx context.Context, r Release, folder string) error {
+	work, err := os.MkdirTemp(filepath.Dir(folder), r.Version+"-")
 	if err != nil {
 		return fmt.Errorf("making a folder for the download: %w", err)
 	}
@@ -113,7 +127,7 @@ func download(ctx context.Context, r release, folder string) error {
 	if err != nil {
 		return err
 	}
-	archive, err := a.image(ctx, r.version)
+	archive, err := a.image(ctx, r.Version)
 	if err != nil {
 		return err
 	}
@@ -147,16 +161,16 @@ func decompress(ctx context.Context, root string) error {
 	return nil
 }
 
-func openKernel(version, folder string) (kernel, error) {
+func openKernel(version, folder string) (Kernel, error) {
 	image, err := only(filepath.Join(folder, "boot/vmlinuz-*"))
 	if err != nil {
-		return kernel{}, err
+		return Kernel{}, err
 	}
 	modules, err := only(filepath.Join(folder, "lib/modules/*"), filepath.Join(folder, "usr/lib/modules/*"))
 	if err != nil {
-		return kernel{}, err
+		return Kernel{}, err
 	}
-	return kernel{version, image, modules}, nil
+	return Kernel{version, image, modules}, nil
 }
 
 func only(patterns ...string) (string, error) {
