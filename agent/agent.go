@@ -179,10 +179,7 @@ func (a *agent) clusterMetrics() []prometheus.Collector {
 	if a.follower == nil {
 		return nil
 	}
-	return []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weir_pods_without_networks",
-		Help: "Pods of this node that run without the networks of their annotation, as they came up while weir was not in place.",
-	}, func() float64 { return float64(a.follower.Missed()) })}
+	return []prometheus.Collector{metrics.Missed(a.follower.Missed)}
 }
 
 func (a *agent) close() {

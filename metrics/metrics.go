@@ -50,6 +50,14 @@ func New(source Source, version string, more ...prometheus.Collector) *Handler {
 	}))}
 }
 
+// Missed counts the pods of a node that run without the networks of their annotation.
+func Missed(count func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_pods_without_networks",
+		Help: "Pods of this node that run without the networks of their annotation, as they came up while weir was not in place.",
+	}, func() float64 { return float64(count()) })
+}
+
 func buildInfo(version string) prometheus.Collector {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_build_info",

@@ -314,7 +314,7 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal("no table in docs/metrics.md")
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"))
+	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(func() int { return 0 }))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
