@@ -191,7 +191,7 @@ func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
 		return err
 	}
 	if err := p.Networks.SetNetworkStatus(ctx, record.Pod, status); err != nil {
-		return newError(types.ErrTryAgainLater, fmt.Errorf("publishing the network status: %w", err))
+		return fmt.Errorf("publishing the network status: %w", err)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func Error(err error) *types.Error {
 		return types.NewError(delegated.Code, err.Error(), "")
 	case errors.As(err, &coded):
 		return types.NewError(coded.code, err.Error(), "")
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, ErrAway):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	default:
 		return types.NewError(CodeFailed, err.Error(), "")

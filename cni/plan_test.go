@@ -222,6 +222,7 @@ func TestErrorCodes(t *testing.T) {
 		{"a delegate's within one with a code", newError(7, delegated), 11},
 		{"too late", fmt.Errorf("x: %w", context.DeadlineExceeded), types.ErrTryAgainLater},
 		{"given up", fmt.Errorf("x: %w", context.Canceled), types.ErrTryAgainLater},
+		{"of a store that is away", fmt.Errorf("x: %w", ErrAway), types.ErrTryAgainLater},
 		{"joined", errors.Join(newError(8, errors.New("x")), errors.New("undoing: y")), 8},
 	}
 	for _, test := range tests {

@@ -21,6 +21,9 @@ import (
 // ErrNotFound is the error of a pod or network that its store does not have.
 var ErrNotFound = fs.ErrNotExist
 
+// ErrAway is the error of a store that cannot be asked at the moment.
+var ErrAway = errors.New("try again later")
+
 // Store knows pods and networks. What it returns is not changed by the caller.
 type Store interface {
 	// Pod finds a pod by its namespace and name; where it knows several of the name,

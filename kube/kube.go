@@ -258,5 +258,10 @@ func asking(kind, namespace, name string, err error) error {
 	if apierrors.IsNotFound(err) {
 		return &notFoundError{kind + " " + namespace + "/" + name}
 	}
-	return fmt.Errorf("asking the Kubernetes API for %s %s/%s: %w", kind, namespace, name, err)
+	return &awayError{fmt.Errorf("asking the Kubernetes API for %s %s/%s: %w", kind, namespace, name, err)}
 }
+
+// awayError is the error of an API server that did not answer as it should.
+type awayError struct{ error }
+
+func (e *awayError) Unwrap() []error { return []error{cni.ErrAway, e.error} }

@@ -153,7 +153,7 @@ func TestNetwork(t *testing.T) {
 	c.nads.PrependReactor("get", "*", func(k8stesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewServiceUnavailable("away")
 	})
-	if _, err := c.Network(t.Context(), "pods", "other"); err == nil || errors.Is(err, cni.ErrNotFound) || !strings.Contains(err.Error(), "Kubernetes API") {
+	if _, err := c.Network(t.Context(), "pods", "other"); !errors.Is(err, cni.ErrAway) || errors.Is(err, cni.ErrNotFound) || !strings.Contains(err.Error(), "Kubernetes API") {
 		t.Errorf("an API server that is away: %v", err)
 	}
 }

@@ -51,7 +51,7 @@ func (s *Store) SetNetworkStatus(ctx context.Context, pod attachment.Pod, status
 	case last == nil:
 		last = err
 	}
-	return fmt.Errorf("asking the Kubernetes API to patch the status of pod %s: %w", pod, last)
+	return &awayError{fmt.Errorf("asking the Kubernetes API to patch the status of pod %s: %w", pod, last)}
 }
 
 func (s *Store) patchStatus(ctx context.Context, pod attachment.Pod, patch []byte) error {
