@@ -26,11 +26,18 @@ const cgroups = "/sys/fs/cgroup"
 
 // do calls fn on a thread that is in the mount and the cgroup namespace of the
 // process, with what has a child start in the root of the cgroups. The thread ends
-// with fn, as no other goroutine may run on it.
+// with fn, as no other goroutine may run on it. The main thread cannot end, and its
+// namespaces are what the kernel takes for the process's: where it comes up, it is held
+// until another has done the work.
 func (o *outside) do(fn func(*syscall.SysProcAttr) error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- o.do(fn)
+			return
+		}
 		done <- o.enter(fn)
 	}()
 	return <-done

@@ -69,6 +69,33 @@ func TestNetnsExecutesBeside(t *testing.T) {
 	}
 }
 
+// What the kernel calls the agent's namespaces are those of its main thread: a command
+// that is executed in its container gets them.
+func TestNetnsMainThreadStays(t *testing.T) {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r, err := runner.New(runner.Options{Process: beside(t, dir, script(t, ""))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for range 500 {
+		group.Go(func() error {
+			_, err := r.FindInPath("plugin", []string{dir})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if now, err := os.Readlink("/proc/self/ns/mnt"); err != nil || now != own {
+		t.Errorf("the process is in %s, was in %s (error %v)", now, own, err)
+	}
+}
+
 // What a plugin uses does not count against the agent's memory limit, nor its number
 // of processes.
 func TestNetnsExecutesOutsideOfCgroups(t *testing.T) {
