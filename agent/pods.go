@@ -103,17 +103,31 @@ func (f *podFollower) followAll(ctx context.Context, changed map[attachment.Pod]
 	var group errgroup.Group
 	group.SetLimit(followsMost)
 	for pod := range changed {
-		object, err := f.store.Pod(ctx, pod)
-		if err != nil || kube.PodOf(object) != pod {
-			f.forget(pod)
-			continue
-		}
 		group.Go(func() error {
-			f.follow(ctx, object, sandboxes[pod])
+			f.followOne(ctx, pod, sandboxes[pod])
 			return nil
 		})
 	}
-	_ = group.Wait() // follow says itself what is wrong
+	_ = group.Wait() // followOne says itself what is wrong
+}
+
+// followOne looks at the pod when no request works on its sandbox any more: what that
+// request publishes is of the pod then.
+func (f *podFollower) followOne(ctx context.Context, pod attachment.Pod, record *state.Record) {
+	if record != nil {
+		f.agent.registry.adding.Add(1)
+		defer f.agent.registry.adding.Add(-1)
+		defer f.agent.locks.lock(record.ContainerID)()
+	}
+	object := f.store.Known(pod)
+	switch {
+	case object == nil || kube.PodOf(object) != pod:
+		f.forget(pod)
+	case record == nil:
+		f.judge(object)
+	default:
+		f.follow(ctx, object, record)
+	}
 }
 
 // sandboxesOf finds the sandbox of each pod: of several the one that is whole.
@@ -137,15 +151,7 @@ func (f *podFollower) forget(pod attachment.Pod) {
 
 func (f *podFollower) follow(ctx context.Context, object *corev1.Pod, record *state.Record) {
 	pod := kube.PodOf(object)
-	if record == nil {
-		f.judge(object)
-		return
-	}
-	f.agent.registry.adding.Add(1)
-	defer f.agent.registry.adding.Add(-1)
-	unlock := f.agent.locks.lock(record.ContainerID)
 	err := f.agent.plugin.Update(ctx, record.Key(), object)
-	unlock()
 	f.forgetMissed(pod)
 	if err == nil {
 		f.forget(pod)

@@ -25,9 +25,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/devices"
 )
 
 const (
@@ -35,6 +37,8 @@ const (
 	readTimeout = 30 * time.Second
 	// Requests a second: those of a node that starts and brings up all its pods.
 	queriesPerSecond, queriesBurst = 50, 100
+	// writtenFor is how long the watch may take to tell what this store has written.
+	writtenFor = time.Minute
 )
 
 // Options say which cluster a store is of.
@@ -60,8 +64,11 @@ type Store struct {
 
 	podCache     cache.SharedIndexInformer
 	networkCache cache.SharedIndexInformer
-	events       record.EventBroadcaster
-	recorder     record.EventRecorder
+	// pods is podCache with what this store has written itself, which the watch tells
+	// a little later.
+	pods     cache.MutationCache
+	events   record.EventBroadcaster
+	recorder record.EventRecorder
 }
 
 var _ cni.Store = (*Store)(nil)
@@ -113,6 +120,7 @@ func newStore(core kubernetes.Interface, networks nadclient.Interface, o Options
 		networkCache: nadinformers.NewSharedInformerFactory(networks, 0).
 			K8sCniCncfIo().V1().NetworkAttachmentDefinitions().Informer(),
 	}
+	s.pods = cache.NewIntegerResourceVersionMutationCache(klog.Background(), s.podCache.GetStore(), nil, writtenFor, false)
 	s.events, s.recorder = newRecorder(o.Node)
 	return s, errors.Join(
 		s.podCache.SetTransform(trimmed),
@@ -192,6 +200,9 @@ func (s *Store) OnPod(changed func(pod attachment.Pod)) error {
 	return err
 }
 
+// Claims reads what DRA has allocated.
+func (s *Store) Claims() devices.ClaimReader { return devices.Cluster{Client: s.core} }
+
 // PodOf names a pod.
 func PodOf(pod *corev1.Pod) attachment.Pod {
 	return attachment.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}
@@ -212,8 +223,7 @@ func (s *Store) Pods() []*corev1.Pod {
 // knows another of its name, it is read at once. The error is cni.ErrNotFound when
 // there is none.
 func (s *Store) Pod(ctx context.Context, wanted attachment.Pod) (*corev1.Pod, error) {
-	object, found, _ := s.podCache.GetStore().GetByKey(wanted.Namespace + "/" + wanted.Name)
-	if pod, ok := object.(*corev1.Pod); found && ok && isIt(pod, wanted) {
+	if pod := s.Known(wanted); pod != nil {
 		return pod, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -223,6 +233,16 @@ func (s *Store) Pod(ctx context.Context, wanted attachment.Pod) (*corev1.Pod, er
 		return nil, asking("pod", wanted.Namespace, wanted.Name, err)
 	}
 	return pod, nil
+}
+
+// Known is a pod of the node as it was last seen or written here, which is not to be
+// changed; nil where the watch does not know it.
+func (s *Store) Known(wanted attachment.Pod) *corev1.Pod {
+	object, found, _ := s.pods.GetByKey(wanted.Namespace + "/" + wanted.Name)
+	if pod, ok := object.(*corev1.Pod); found && ok && isIt(pod, wanted) {
+		return pod
+	}
+	return nil
 }
 
 func isIt(pod *corev1.Pod, wanted attachment.Pod) bool {

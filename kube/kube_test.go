@@ -272,6 +272,33 @@ func checkPatch(t *testing.T, data []byte) {
 	}
 }
 
+// The watch tells a little later, and a pod that seems to lack its status would be
+// patched again.
+func TestWhatWasPatchedIsKnown(t *testing.T) {
+	t.Parallel()
+	web := podNamed("web", "1")
+	web.ResourceVersion = "7"
+	c := newCluster(t, web)
+	c.run(t)
+	c.core.PrependReactor("patch", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+		after := podNamed("web", "1")
+		after.ResourceVersion = "8"
+		after.Annotations = map[string]string{nadv1.NetworkStatusAnnot: "[]"}
+		return true, after, nil
+	})
+	pod := PodOf(web)
+	if err := c.SetNetworkStatus(t.Context(), pod, []nadv1.NetworkStatus{}); err != nil {
+		t.Fatal(err)
+	}
+	got := c.Known(pod)
+	if got == nil || got.Annotations[nadv1.NetworkStatusAnnot] != "[]" {
+		t.Errorf("the pod is known as %+v", got)
+	}
+	if got != nil && got.Spec.Containers[0].Command != nil {
+		t.Error("it was kept whole")
+	}
+}
+
 func TestNoStatusIsNoPatch(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

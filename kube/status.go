@@ -57,7 +57,12 @@ func (s *Store) SetNetworkStatus(ctx context.Context, pod attachment.Pod, status
 func (s *Store) patchStatus(ctx context.Context, pod attachment.Pod, patch []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	_, err := s.core.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	after, err := s.core.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return err
+	}
+	kept, err := trimmed(after)
+	s.pods.Mutation(kept)
 	return err
 }
 
