@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/devices"
 	"github.com/weir-cni/weir/install"
 	"github.com/weir-cni/weir/kube"
 	"github.com/weir-cni/weir/loader"
@@ -36,6 +37,8 @@ type Options struct {
 	Kubeconfig string
 	// Node is the node's name in the cluster.
 	Node string
+	// KubeletSocket is where the kubelet tells which devices it gave a pod.
+	KubeletSocket string
 	// Socket is the unix socket on which the plugin and weirctl are served.
 	Socket string
 	// StateDir holds the records of sandboxes.
@@ -82,7 +85,8 @@ type agent struct {
 	plugin   *cni.Plugin
 	registry *registry
 	store    store
-	follower *podFollower // nil without a cluster
+	follower *podFollower    // nil without a cluster
+	devices  cni.Allocations // nil without a cluster
 	metrics  *metrics.Handler
 	locks    keyedMutex
 	closers  []io.Closer
@@ -142,6 +146,7 @@ func (a *agent) openParts() error {
 	a.plugin = &cni.Plugin{
 		Networks: a.store,
 		Events:   events,
+		Devices:  a.devices,
 		Guards:   a.registry,
 		Records:  records,
 		Host:     host,
@@ -171,6 +176,12 @@ func (a *agent) openStore() (cni.Reporter, error) {
 		return nil, err
 	}
 	a.store, a.follower = cluster, newPodFollower(a, cluster)
+	kubelet, err := devices.NewKubelet(a.options.KubeletSocket, a.log)
+	if err != nil {
+		return nil, err
+	}
+	a.closers = append(a.closers, kubelet)
+	a.devices = &devices.Node{Name: a.options.Node, Kubelet: kubelet, Claims: cluster.Claims()}
 	return cluster, cluster.OnPod(a.follower.note)
 }
 

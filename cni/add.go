@@ -131,6 +131,9 @@ func (p *Plugin) validate(ctx context.Context, pod *netns.Namespace, record *sta
 }
 
 func (p *Plugin) addOne(ctx context.Context, pod *netns.Namespace, stored *state.Delegate, d delegate) error {
+	if err := p.copyDeviceInfo(stored); err != nil {
+		return err
+	}
 	result, err := d.add(ctx, pod)
 	if err != nil {
 		return err
@@ -186,7 +189,7 @@ func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
 	if record.Pod.Name == "" || record.Chained != "" {
 		return nil
 	}
-	status, err := NetworkStatus(record)
+	status, err := p.statusWithDevices(record)
 	if err != nil {
 		return err
 	}

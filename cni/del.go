@@ -48,7 +48,7 @@ func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) e
 	}
 	var errs []error
 	for i := last; i >= 0; i-- {
-		if err := p.delOne(ctx, pod, record, i); err != nil {
+		if err := p.delWithInfo(ctx, pod, record, i); err != nil {
 			errs = append(errs, aboutNetwork(&record.Delegates[i], err))
 		}
 	}

@@ -53,7 +53,7 @@ func (p *Plugin) follow(ctx context.Context, pod *netns.Namespace, record *state
 	if err := change.checkDefaultRoute(); err != nil {
 		return err
 	}
-	added, err := p.planAdded(ctx, config, record, change)
+	added, err := p.planAdded(ctx, config, record, object, change)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (c *changes) checkDefaultRoute() error {
 }
 
 // planAdded finds what is wrong with the new networks before any is touched.
-func (p *Plugin) planAdded(ctx context.Context, config *Config, record *state.Record, c *changes) ([]state.Delegate, error) {
+func (p *Plugin) planAdded(ctx context.Context, config *Config, record *state.Record, object *corev1.Pod, c *changes) ([]state.Delegate, error) {
 	after := slices.Clone(record.Delegates)
 	after = slices.DeleteFunc(after, func(d state.Delegate) bool { return slices.Contains(c.removed, d.Interface) })
 	stay := len(after)
@@ -158,7 +158,10 @@ func (p *Plugin) planAdded(ctx context.Context, config *Config, record *state.Re
 			after[i].Interface = freeName(after)
 		}
 	}
-	return after[stay:], checkUnique(after)
+	if err := checkUnique(after); err != nil {
+		return nil, err
+	}
+	return after[stay:], p.allocate(ctx, object, record.ContainerID, after[stay:], after[:stay])
 }
 
 // freeName is the first of net1, net2, ... that no network has.
@@ -225,7 +228,7 @@ func (p *Plugin) unplug(ctx context.Context, pod *netns.Namespace, record *state
 
 // remove undoes a network, made or half made, and forgets it when nothing is left.
 func (p *Plugin) remove(ctx context.Context, pod *netns.Namespace, record *state.Record, place int) error {
-	if err := p.delOne(ctx, pod, record, place); err != nil {
+	if err := p.delWithInfo(ctx, pod, record, place); err != nil {
 		return err
 	}
 	record.Delegates = slices.Delete(record.Delegates, place, place+1)
@@ -234,7 +237,7 @@ func (p *Plugin) remove(ctx context.Context, pod *netns.Namespace, record *state
 
 // republish writes the network status of a sandbox where the pod's is another.
 func (p *Plugin) republish(ctx context.Context, record *state.Record, object *corev1.Pod) error {
-	status, err := NetworkStatus(record)
+	status, err := p.statusWithDevices(record)
 	if err != nil || isPublished(object, status) {
 		return err
 	}

@@ -105,7 +105,7 @@ func TestPlanAdded(t *testing.T) {
 			}
 			record := &state.Record{Pod: attachment.Pod{Namespace: "pods", Name: "web"}, Delegates: attachedFor(t, test.was)}
 			c := changesOf(record.Delegates, wanted)
-			added, err := (&Plugin{Networks: store}).planAdded(t.Context(), &Config{}, record, c)
+			added, err := (&Plugin{Networks: store}).planAdded(t.Context(), &Config{}, record, &corev1.Pod{}, c)
 			err = errors.Join(c.checkDefaultRoute(), err)
 			if test.says != "" {
 				if err == nil || !strings.Contains(err.Error(), test.says) {

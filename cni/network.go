@@ -66,7 +66,9 @@ func (p *Plugin) namedDelegate(ctx context.Context, config *Config, name string)
 	switch {
 	case err == nil:
 		data, err := configOf(object, config.ConfDir)
-		return &state.Delegate{Network: config.MultusNamespace + "/" + name, Config: data}, err
+		return &state.Delegate{
+			Network: config.MultusNamespace + "/" + name, Config: data, Resource: object.Annotations[resourceAnnotation],
+		}, err
 	case !errors.Is(err, ErrNotFound):
 		return nil, newError(types.ErrTryAgainLater, err)
 	}
@@ -258,6 +260,11 @@ func capabilities(s *Selection) map[string]any {
 // mergeCNIArgs merges the pod's cni-args into args.cni of every plugin, the
 // pod's keys first (NPWG specification 4.1.2.1.6).
 func mergeCNIArgs(data json.RawMessage, cniArgs map[string]any) (json.RawMessage, error) {
+	return eachPlugin(data, func(plugin map[string]any) { mergeInto(plugin, cniArgs) })
+}
+
+// eachPlugin changes every plugin of a configuration or a list.
+func eachPlugin(data json.RawMessage, change func(plugin map[string]any)) (json.RawMessage, error) {
 	var config map[string]any
 	if err := json.Unmarshal(data, &config); err != nil {
 		return nil, fmt.Errorf("the configuration is not a JSON object: %w", err)
@@ -268,7 +275,7 @@ func mergeCNIArgs(data json.RawMessage, cniArgs map[string]any) (json.RawMessage
 	}
 	for _, plugin := range plugins {
 		if fields, ok := plugin.(map[string]any); ok {
-			mergeInto(fields, cniArgs)
+			change(fields)
 		}
 	}
 	return json.Marshal(config)

@@ -104,6 +104,9 @@ func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *stat
 	for i := range delegates {
 		nameInterface(&delegates[i], i, ifname)
 	}
+	if err := p.allocate(ctx, object, record.ContainerID, delegates, nil); err != nil {
+		return err
+	}
 	record.Delegates = delegates
 	if err := placeDefaultRoute(delegates, selections); err != nil {
 		return newError(types.ErrInvalidNetworkConfig, err)
@@ -166,7 +169,9 @@ func (p *Plugin) definedDelegate(ctx context.Context, config *Config, s *Selecti
 	if err != nil {
 		return nil, invalid("network %s: %w", s.network(), err)
 	}
-	d := &state.Delegate{Network: s.network(), Interface: s.InterfaceRequest, Config: data}
+	d := &state.Delegate{
+		Network: s.network(), Interface: s.InterfaceRequest, Config: data, Resource: object.Annotations[resourceAnnotation],
+	}
 	if err := applySelection(d, s); err != nil {
 		return nil, invalid("network %s: %w", s.network(), err)
 	}

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/devices"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
@@ -68,6 +69,10 @@ type Plugin struct {
 	Networks Store
 	// Events tells the users of pods what happened; nil for nobody.
 	Events Reporter
+	// Devices finds the devices of pods; nil where there is no kubelet.
+	Devices Allocations
+	// DeviceInfo are the Device Information files.
+	DeviceInfo devices.Info
 	// Guards holds the programs.
 	Guards Guards
 	// Records is where sandboxes are written down.

@@ -58,9 +58,10 @@ func (p *Plugin) recoverCached(record *state.Record) {
 		return
 	}
 	for _, c := range p.cachedOf(record.ContainerID) {
+		info, _ := c.CapabilityArgs[capabilityDeviceInfo].(string)
 		record.Delegates = append(record.Delegates, state.Delegate{
 			Interface: c.IfName, Network: c.NetworkName, Config: c.Config,
-			RuntimeConfig: c.CapabilityArgs, Args: c.CNIArgs, Saved: c.Saved,
+			RuntimeConfig: c.CapabilityArgs, Args: c.CNIArgs, Saved: c.Saved, DeviceInfo: info,
 		})
 	}
 }

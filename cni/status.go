@@ -28,6 +28,15 @@ func NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
 	return status, nil
 }
 
+// statusWithDevices is the status with what is known of the devices.
+func (p *Plugin) statusWithDevices(record *state.Record) ([]nadv1.NetworkStatus, error) {
+	status, err := NetworkStatus(record)
+	if err == nil {
+		p.addDeviceInfo(record, status)
+	}
+	return status, err
+}
+
 func statusOf(d *state.Delegate, result *current.Result) nadv1.NetworkStatus {
 	s := nadv1.NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
 	if result == nil {

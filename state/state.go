@@ -91,6 +91,11 @@ type Delegate struct {
 	// Selection is the element of the pod's annotation that the network is of; empty
 	// for the networks that every pod gets.
 	Selection json.RawMessage `json:"selection,omitempty"`
+	// Resource is the resource of which the network has a device, DeviceID is that
+	// device, and DeviceInfo the file with what is known of it; empty without.
+	Resource   string `json:"resource,omitempty"`
+	DeviceID   string `json:"deviceID,omitempty"`
+	DeviceInfo string `json:"deviceInfo,omitempty"`
 	// RuntimeConfig holds the capabilities that the runtime or the pod asked for.
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 	// NoDefaultRoute is set where another network of the pod keeps the default

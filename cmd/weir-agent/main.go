@@ -18,6 +18,7 @@ import (
 
 	"github.com/weir-cni/weir/agent"
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/devices"
 	"github.com/weir-cni/weir/install"
 )
 
@@ -87,6 +88,7 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.Node, "node-name", os.Getenv("NODE_NAME"), "this node's name in the cluster; default: $NODE_NAME")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "how the cluster is reached; default: the service account of the agent's pod")
+	flags.StringVar(&o.KubeletSocket, "kubelet-socket", devices.KubeletSocket, "the kubelet's pod-resources API, for networks with a resourceName")
 	flags.BoolVar(&standalone, "standalone", false, "serve without Kubernetes, from --manifests")
 	flags.StringVar(&folder, "manifests", "/etc/weir/manifests", "folder of NetworkAttachmentDefinitions and pods, for --standalone")
 	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "unix socket for the plugin and weirctl; only root may open it")

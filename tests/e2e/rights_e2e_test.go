@@ -23,7 +23,10 @@ import (
 )
 
 // unseen are rights that the agent has for what this cluster does not have.
-var unseen = map[string]string{}
+var unseen = map[string]string{
+	"get resourceclaims":  "a DRA driver's",
+	"list resourceslices": "a DRA driver's",
+}
 
 // The agent asks for all that its ClusterRole allows, and for nothing else.
 func TestE2ERights(t *testing.T) {
