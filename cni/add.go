@@ -189,7 +189,7 @@ func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
 	if record.Pod.Name == "" || record.Chained != "" {
 		return nil
 	}
-	status, err := p.statusWithDevices(record)
+	status, err := p.NetworkStatus(record)
 	if err != nil {
 		return err
 	}

@@ -126,20 +126,16 @@ func (p *Plugin) copyDeviceInfo(d *state.Delegate) error {
 	return nil
 }
 
-// addDeviceInfo completes a network status with what is known of the devices.
-func (p *Plugin) addDeviceInfo(record *state.Record, status []nadv1.NetworkStatus) {
-	for i := range record.Delegates {
-		d := &record.Delegates[i]
-		if d.DeviceInfo == "" {
-			continue
-		}
-		info, err := p.DeviceInfo.Read(d.DeviceInfo)
-		if err == nil {
-			status[i].DeviceInfo = info
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			p.Log.Warn("the network status has no device-info", "pod", record.Pod.String(), "network", d.Network, "netif", d.Interface, "err", err)
-		}
+// deviceInfoOf is what is known of the device of a network; nil for nothing.
+func (p *Plugin) deviceInfoOf(record *state.Record, d *state.Delegate) *nadv1.DeviceInfo {
+	if d.DeviceInfo == "" {
+		return nil
 	}
+	info, err := p.DeviceInfo.Read(d.DeviceInfo)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.Log.Warn("the network status has no device-info", "pod", record.Pod.String(), "network", d.Network, "netif", d.Interface, "err", err)
+	}
+	return info
 }
 
 // delWithInfo undoes a network and removes its Device Information.

@@ -177,7 +177,7 @@ func TestDeviceInfo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	status, err := p.statusWithDevices(record)
+	status, err := p.NetworkStatus(record)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestDeviceInfo(t *testing.T) {
 	if err := p.DeviceInfo.Remove(record.Delegates[0].DeviceInfo); err != nil {
 		t.Fatal(err)
 	}
-	if status, err := p.statusWithDevices(record); err != nil || status[0].DeviceInfo != nil {
+	if status, err := p.NetworkStatus(record); err != nil || status[0].DeviceInfo != nil {
 		t.Errorf("without the file: %v, %v", status, err)
 	}
 }

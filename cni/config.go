@@ -40,6 +40,9 @@ type Config struct {
 	// MultusNamespace holds ClusterNetwork and DefaultNetworks. Default:
 	// kube-system.
 	MultusNamespace string `json:"multusNamespace,omitempty"`
+	// AuxiliaryCNIChainName names a directory beside the file of ClusterNetwork whose
+	// plugins every pod has behind all of its networks.
+	AuxiliaryCNIChainName string `json:"auxiliaryCNIChainName,omitempty"`
 	// NamespaceIsolation keeps pods to networks of their own namespace and of
 	// GlobalNamespaces.
 	NamespaceIsolation bool `json:"namespaceIsolation,omitempty"`

@@ -54,7 +54,7 @@ func (p *Plugin) report(pod attachment.Pod, e Event) {
 // to tell.
 func (p *Plugin) reportAdded(pod attachment.Pod, d *state.Delegate) {
 	result, err := storedResult(d)
-	if err != nil || result == nil || len(result.Interfaces) == 0 && len(result.IPs) == 0 {
+	if err != nil || madeNothing(result) {
 		return
 	}
 	addresses := make([]string, len(result.IPs))

@@ -55,7 +55,7 @@ func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *curre
 		name string
 		do   func() error
 	}{
-		{"execute", func() error { result, err = d.execute(ctx, nil); return err }},
+		{"execute", func() error { result, err = d.execute(ctx, d.before()); return err }},
 		{"guard", func() error { return d.guardMade(pod, result) }},
 		{"reroute", func() error { return d.rerouteMade(pod, result) }},
 	}
@@ -65,6 +65,15 @@ func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *curre
 		}
 	}
 	return result, nil
+}
+
+// before is the result of what comes before the first plugin: nothing, but for plugins
+// that are made to come behind others.
+func (d *executed) before() *current.Result {
+	if !d.stored.Auxiliary {
+		return nil
+	}
+	return &current.Result{CNIVersion: current.ImplementedSpecVersion}
 }
 
 // execute has the plugins carry ADD out, the first of them with the result of
@@ -105,7 +114,11 @@ func following(list *libcni.NetworkConfigList, previous *current.Result) (*libcn
 	return &after, nil
 }
 
-func (d *executed) check(ctx context.Context, pod *netns.Namespace, _ *current.Result) error {
+// check passes over an auxiliary chain that made no interface: plugins look for it.
+func (d *executed) check(ctx context.Context, pod *netns.Namespace, result *current.Result) error {
+	if d.stored.Auxiliary && madeNothing(result) {
+		return nil
+	}
 	if err := d.checkList(ctx); err != nil {
 		return err
 	}

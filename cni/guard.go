@@ -134,6 +134,9 @@ func (j *job) withoutInterface() error {
 	if j.limits.isLimited() {
 		return fmt.Errorf("%w: %s has no interface in the kernel", errNeedsGuard, j.stored.Interface)
 	}
+	if j.stored.Auxiliary {
+		return j.giveUpGuard() // it rather works on the interfaces of the others
+	}
 	j.plugin.Log.Warn("the attachment has no interface in the kernel, so it is neither guarded nor counted",
 		"pod", j.record.Pod.String(), "network", j.stored.Network, "netif", j.stored.Interface)
 	return j.giveUpGuard()

@@ -237,7 +237,7 @@ func (p *Plugin) remove(ctx context.Context, pod *netns.Namespace, record *state
 
 // republish writes the network status of a sandbox where the pod's is another.
 func (p *Plugin) republish(ctx context.Context, record *state.Record, object *corev1.Pod) error {
-	status, err := p.statusWithDevices(record)
+	status, err := p.NetworkStatus(record)
 	if err != nil || isPublished(object, status) {
 		return err
 	}

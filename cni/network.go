@@ -77,23 +77,36 @@ func (p *Plugin) namedDelegate(ctx context.Context, config *Config, name string)
 }
 
 func fileDelegate(path string) (*state.Delegate, error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		files, err := libcni.ConfFiles(path, configExtensions)
-		if err != nil || len(files) == 0 {
-			return nil, fmt.Errorf("no configuration in %s: %w", path, errors.Join(err, fs.ErrNotExist))
-		}
-		slices.Sort(files)
-		path = files[0]
+	path, err := fileOf(path)
+	if err != nil {
+		return nil, err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if filepath.Ext(path) == ".conflist" {
+		if data, err = withSubdirectory(path, data); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	list, err := parseNetwork(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &state.Delegate{Network: list.Name, Config: data}, nil
+}
+
+// fileOf is the file that a path means: of a directory the first configuration.
+func fileOf(path string) (string, error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return path, nil
+	}
+	files, err := libcni.ConfFiles(path, configExtensions)
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("no configuration in %s: %w", path, errors.Join(err, fs.ErrNotExist))
+	}
+	return slices.Min(files), nil
 }
 
 var configExtensions = []string{".conf", ".conflist", ".json"}

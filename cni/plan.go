@@ -101,6 +101,13 @@ func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *stat
 		}
 		delegates, selections = append(delegates, *d), append(selections, &wanted.networks[i])
 	}
+	auxiliary, err := auxiliaryDelegate(config)
+	if err != nil {
+		return err
+	}
+	if auxiliary != nil {
+		delegates, selections = append(delegates, *auxiliary), append(selections, nil)
+	}
 	for i := range delegates {
 		nameInterface(&delegates[i], i, ifname)
 	}

@@ -13,9 +13,10 @@ import (
 )
 
 // NetworkStatus is the annotation k8s.v1.cni.cncf.io/network-status of a sandbox
-// (NPWG specification 1.3, section 5): an entry for each network, in order. As
-// Multus writes them, addresses come without their prefix length.
-func NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
+// (NPWG specification 1.3, section 5): an entry for each network, in order, with what is
+// known of its device. As Multus writes them, addresses come without their prefix
+// length, and an auxiliary chain that made no interface has no entry.
+func (p *Plugin) NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
 	status := make([]nadv1.NetworkStatus, 0, len(record.Delegates))
 	for i := range record.Delegates {
 		d := &record.Delegates[i]
@@ -23,18 +24,18 @@ func NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %s (%s): %w", d.Network, d.Interface, err)
 		}
-		status = append(status, statusOf(d, result))
+		if d.Auxiliary && madeNothing(result) {
+			continue
+		}
+		entry := statusOf(d, result)
+		entry.DeviceInfo = p.deviceInfoOf(record, d)
+		status = append(status, entry)
 	}
 	return status, nil
 }
 
-// statusWithDevices is the status with what is known of the devices.
-func (p *Plugin) statusWithDevices(record *state.Record) ([]nadv1.NetworkStatus, error) {
-	status, err := NetworkStatus(record)
-	if err == nil {
-		p.addDeviceInfo(record, status)
-	}
-	return status, err
+func madeNothing(result *current.Result) bool {
+	return result == nil || len(result.Interfaces) == 0 && len(result.IPs) == 0
 }
 
 func statusOf(d *state.Delegate, result *current.Result) nadv1.NetworkStatus {

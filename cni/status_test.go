@@ -39,7 +39,7 @@ func TestNetworkStatus(t *testing.T) {
 		{Name: "pods/l2", Interface: "net2"},
 		{Name: "pods/unfinished", Interface: "net3"},
 	}
-	got, err := NetworkStatus(record)
+	got, err := (&Plugin{}).NetworkStatus(record)
 	if err != nil {
 		t.Fatal(err)
 	}

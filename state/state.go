@@ -88,6 +88,8 @@ type Delegate struct {
 	Config json.RawMessage `json:"config"`
 	// Saved is what a device was like that was moved into the pod, for the way back.
 	Saved json.RawMessage `json:"saved,omitempty"`
+	// Auxiliary is set for the chain of plugins that every pod has behind its networks.
+	Auxiliary bool `json:"auxiliary,omitempty"`
 	// Selection is the element of the pod's annotation that the network is of; empty
 	// for the networks that every pod gets.
 	Selection json.RawMessage `json:"selection,omitempty"`

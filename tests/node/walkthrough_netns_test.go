@@ -106,18 +106,24 @@ func addressesOf(t *testing.T, p *Pod, ifname string) map[string]bool {
 	return all
 }
 
+// networkStatus is what the agent wrote for a pod.
+func (n *Node) networkStatus(p *Pod) []nadv1.NetworkStatus {
+	n.tb.Helper()
+	data, err := os.ReadFile(n.path("state/network-status/" + n.namespace + "." + p.Name + ".json"))
+	if err != nil {
+		n.tb.Fatal(err)
+	}
+	var status []nadv1.NetworkStatus
+	if err := json.Unmarshal(data, &status); err != nil {
+		n.tb.Fatalf("the network status %s: %v", data, err)
+	}
+	return status
+}
+
 // checkStatus compares the network status with the pod.
 func (n *Node) checkStatus(t *testing.T, p *Pod, result *current.Result) {
 	t.Helper()
-	data, err := os.ReadFile(n.path("state/network-status/" + n.namespace + "." + p.Name + ".json"))
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	var got []nadv1.NetworkStatus
-	if err := json.Unmarshal(data, &got); err != nil {
-		t.Errorf("the network status %s: %v", data, err)
-	}
+	got := n.networkStatus(p)
 	eth0, net1 := p.Link("eth0").Attrs(), p.Link("net1").Attrs()
 	want := []nadv1.NetworkStatus{{
 		Name: "default", Interface: "eth0", Default: true, Mac: eth0.HardwareAddr.String(),
