@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-
 )
 
 // The default network is a file, with plugins in the directory that bears its name, and
