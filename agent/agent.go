@@ -87,6 +87,8 @@ type agent struct {
 	store    store
 	follower *podFollower    // nil without a cluster
 	devices  cni.Allocations // nil without a cluster
+	claims   cni.Claims      // nil without a cluster
+	keeper   *claimKeeper    // nil without a cluster
 	metrics  *metrics.Handler
 	locks    keyedMutex
 	closers  []io.Closer
@@ -136,6 +138,10 @@ func (a *agent) openParts() error {
 	if err != nil {
 		return err
 	}
+	leases, err := state.OpenLeases(filepath.Join(a.options.StateDir, state.LeasesDir))
+	if err != nil {
+		return fmt.Errorf("opening the leases: %w", err)
+	}
 	loads, err := loader.New()
 	if err != nil {
 		return err
@@ -147,6 +153,8 @@ func (a *agent) openParts() error {
 		Networks: a.store,
 		Events:   events,
 		Devices:  a.devices,
+		Claims:   a.claims,
+		Leases:   leases,
 		Guards:   a.registry,
 		Records:  records,
 		Host:     host,
@@ -181,8 +189,10 @@ func (a *agent) openStore() (cni.Reporter, error) {
 		return nil, err
 	}
 	a.closers = append(a.closers, kubelet)
-	a.devices = &devices.Node{Name: a.options.Node, Kubelet: kubelet, Claims: cluster.Claims()}
-	return cluster, cluster.OnPod(a.follower.note)
+	a.devices = &devices.Node{Name: a.options.Node, Kubelet: kubelet, Claims: cluster.ResourceClaims()}
+	a.keeper = newClaimKeeper(a, cluster)
+	a.claims = a.keeper
+	return cluster, errors.Join(cluster.OnPod(a.follower.note), cluster.OnClaimGone(a.keeper.note))
 }
 
 // clusterMetrics are those of an agent in a cluster.
@@ -212,6 +222,7 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	if a.follower != nil {
 		group.Go(func() error { return a.follower.run(ctx) })
+		group.Go(func() error { return a.keeper.run(ctx) })
 	}
 	if a.options.MetricsAddress != "" {
 		group.Go(func() error { return a.serveMetrics(ctx) })

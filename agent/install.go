@@ -85,7 +85,21 @@ func Uninstall(o Options) error {
 	if err != nil || len(left) > 0 {
 		return err
 	}
+	if err := releaseLeases(o, records); err != nil {
+		return err
+	}
 	return errors.Join(removeTree(o.StateDir), removeTree(o.BPFDir))
+}
+
+// releaseLeases gives back what the node holds for IPAMClaims: no pod of it can use them
+// any more. A later weir asks for the same addresses.
+func releaseLeases(o Options, records *state.Dir) error {
+	leases, err := state.OpenLeases(filepath.Join(o.StateDir, state.LeasesDir))
+	if err != nil {
+		return fmt.Errorf("opening the leases: %w", err)
+	}
+	p := &cni.Plugin{Records: records, Leases: leases, Log: o.Log}
+	return p.ReleaseClaims(context.Background(), func(*state.Claim) bool { return true })
 }
 
 // removeTree removes a directory and what is in it. One that is a mount point, as in a

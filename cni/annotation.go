@@ -100,6 +100,11 @@ func parseSelections(annotation, text, namespace string) ([]Selection, error) {
 		if key, err := checkSelection(s); err != nil {
 			return nil, &SelectionError{annotation, i + 1, s.Name, key, err}
 		}
+		// Of the other annotation the specification does not speak, and OVN-Kubernetes
+		// has both in it.
+		if err := checkClaim(s); err != nil && annotation == nadv1.NetworkAttachmentAnnot {
+			return nil, &SelectionError{annotation, i + 1, s.Name, "ipam-claim-reference", err}
+		}
 	}
 	return selections, checkSoleDefaultRoute(annotation, selections)
 }
@@ -171,7 +176,6 @@ func checkSelection(s *Selection) (key string, err error) {
 		{"portMappings", func() error { return checkPortMappings(s.PortMappingsRequest) }},
 		{"bandwidth", func() error { return checkBandwidth(s.BandwidthRequest) }},
 		{"default-route", func() error { return checkGateways(s.GatewayRequest) }},
-		{"ipam-claim-reference", func() error { return checkClaim(s) }},
 	}
 	for _, c := range checks {
 		if err := c.check(); err != nil {

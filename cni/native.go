@@ -218,7 +218,11 @@ func (n *native) assign(ctx context.Context, m *made, result *current.Result) er
 }
 
 func (n *native) reserveAddresses(ctx context.Context, m *made, result *current.Result) error {
-	assigned, err := n.ipam.Add(ctx, n.request())
+	assign := func() (*current.Result, error) { return n.ipam.Add(ctx, n.request()) }
+	if n.stored.Claim != nil {
+		assign = func() (*current.Result, error) { return n.assignClaimed(ctx) }
+	}
+	assigned, err := assign()
 	if err != nil {
 		return fmt.Errorf("assigning addresses: %w", err)
 	}
@@ -281,6 +285,9 @@ func (n *native) checkAddresses(ctx context.Context, result *current.Result) err
 		return err
 	}
 	request := n.request()
+	if n.stored.Claim != nil {
+		request = claimedRequest(n.stored.Claim, request)
+	}
 	request.Config = plugin.Bytes
 	return n.ipam.Check(ctx, request)
 }
@@ -302,8 +309,11 @@ func (n *native) del(ctx context.Context, pod *netns.Namespace) error {
 }
 
 func (n *native) release(ctx context.Context) error {
-	if n.ipam == nil {
+	switch {
+	case n.ipam == nil:
 		return nil
+	case n.stored.Claim != nil:
+		return n.dropClaimed(ctx)
 	}
 	if err := n.ipam.Del(ctx, n.request()); err != nil {
 		return fmt.Errorf("releasing the addresses: %w", err)

@@ -205,9 +205,6 @@ func networkOf(list []byte) (*libcni.NetworkConfigList, error) {
 // applySelection puts what the pod asked for where the network's plugins read
 // it: the capabilities, CNI_ARGS, and args.cni.
 func applySelection(d *state.Delegate, s *Selection) error {
-	if s.IPAMClaimReference != "" {
-		return errors.New("ipam-claim-reference: not supported")
-	}
 	d.RuntimeConfig = capabilities(s)
 	if err := checkCapabilities(d); err != nil {
 		return err

@@ -394,9 +394,6 @@ func TestApplySelection(t *testing.T) {
 	if len(d.RuntimeConfig) != 2 {
 		t.Errorf("capabilities %v", d.RuntimeConfig)
 	}
-	if err := applySelection(d, &Selection{Name: "a", IPAMClaimReference: "c"}); err == nil || !strings.Contains(err.Error(), "ipam-claim-reference") {
-		t.Errorf("a claim: %v", err)
-	}
 }
 
 func TestOptions(t *testing.T) {

@@ -87,7 +87,7 @@ func (p *Plugin) planDelegates(ctx context.Context, config *Config, record *stat
 	}
 	selections := make([]*Selection, len(delegates))
 	if selections[0] = wanted.cluster; wanted.cluster != nil {
-		d, err := p.defaultDelegate(ctx, config, wanted.cluster, ifname)
+		d, err := p.defaultDelegate(ctx, config, record.Pod, wanted.cluster, ifname)
 		if err != nil {
 			return err
 		}
@@ -151,20 +151,20 @@ func (p *Plugin) selectedDelegate(ctx context.Context, config *Config, pod attac
 		return nil, invalid("network %s: namespaceIsolation keeps pods of namespace %s to networks of their own namespace and of %s",
 			s.network(), pod.Namespace, config.GlobalNamespaces)
 	}
-	return p.definedDelegate(ctx, config, s)
+	return p.definedDelegate(ctx, config, pod, s)
 }
 
 // defaultDelegate is the default network that a pod has in place of the cluster's.
 // Its interface is the runtime's to name.
-func (p *Plugin) defaultDelegate(ctx context.Context, config *Config, s *Selection, ifname string) (*state.Delegate, error) {
+func (p *Plugin) defaultDelegate(ctx context.Context, config *Config, pod attachment.Pod, s *Selection, ifname string) (*state.Delegate, error) {
 	if s.InterfaceRequest != "" && s.InterfaceRequest != ifname {
 		return nil, newError(types.ErrInvalidNetworkConfig, &SelectionError{defaultNetworkAnnotation, 1, s.Name, "interface",
 			fmt.Errorf("the interface of the default network is %s", ifname)})
 	}
-	return p.definedDelegate(ctx, config, s)
+	return p.definedDelegate(ctx, config, pod, s)
 }
 
-func (p *Plugin) definedDelegate(ctx context.Context, config *Config, s *Selection) (*state.Delegate, error) {
+func (p *Plugin) definedDelegate(ctx context.Context, config *Config, pod attachment.Pod, s *Selection) (*state.Delegate, error) {
 	object, err := p.Networks.Network(ctx, s.Namespace, s.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -179,7 +179,14 @@ func (p *Plugin) definedDelegate(ctx context.Context, config *Config, s *Selecti
 	d := &state.Delegate{
 		Network: s.network(), Interface: s.InterfaceRequest, Config: data, Resource: object.Annotations[resourceAnnotation],
 	}
-	if err := applySelection(d, s); err != nil {
+	if d.Claim, err = p.claimFor(ctx, pod, s, data); err != nil {
+		return nil, invalid("network %s: ipam-claim-reference: %w", s.network(), err)
+	}
+	asked := *s
+	if d.Claim != nil && len(d.Claim.IPs) > 0 {
+		asked.IPRequest = d.Claim.IPs
+	}
+	if err := applySelection(d, &asked); err != nil {
 		return nil, invalid("network %s: %w", s.network(), err)
 	}
 	if d.Selection, err = json.Marshal(s); err != nil {

@@ -73,6 +73,10 @@ type Plugin struct {
 	Devices Allocations
 	// DeviceInfo are the Device Information files.
 	DeviceInfo devices.Info
+	// Claims knows the IPAMClaims; nil where there is no cluster. Leases are what the node
+	// holds for them.
+	Claims Claims
+	Leases *state.Leases
 	// Guards holds the programs.
 	Guards Guards
 	// Records is where sandboxes are written down.

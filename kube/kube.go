@@ -67,6 +67,7 @@ type Store struct {
 	// pods is podCache with what this store has written itself, which the watch tells
 	// a little later.
 	pods     cache.MutationCache
+	claims   *claims
 	events   record.EventBroadcaster
 	recorder record.EventRecorder
 }
@@ -83,6 +84,10 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of NetworkAttachmentDefinitions: %w", err)
 	}
+	claims, err := newClaims(config)
+	if err != nil {
+		return nil, err
+	}
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -90,7 +95,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the Kubernetes API: %w", err)
 	}
-	return newStore(core, networks, o)
+	return newStore(core, networks, claims, o)
 }
 
 func restConfig(o Options) (config *rest.Config, err error) {
@@ -107,7 +112,7 @@ func restConfig(o Options) (config *rest.Config, err error) {
 	return config, nil
 }
 
-func newStore(core kubernetes.Interface, networks nadclient.Interface, o Options) (*Store, error) {
+func newStore(core kubernetes.Interface, networks nadclient.Interface, claims *claims, o Options) (*Store, error) {
 	ofNode := informers.WithTweakListOptions(func(options *metav1.ListOptions) {
 		options.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", o.Node).String()
 	})
@@ -116,6 +121,7 @@ func newStore(core kubernetes.Interface, networks nadclient.Interface, o Options
 		log:      o.Log,
 		core:     core,
 		networks: networks,
+		claims:   claims,
 		podCache: informers.NewSharedInformerFactoryWithOptions(core, 0, ofNode).Core().V1().Pods().Informer(),
 		networkCache: nadinformers.NewSharedInformerFactory(networks, 0).
 			K8sCniCncfIo().V1().NetworkAttachmentDefinitions().Informer(),
@@ -166,6 +172,7 @@ func (s *Store) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { s.podCache.RunWithContext(ctx); return nil })
 	group.Go(func() error { s.networkCache.RunWithContext(ctx); return nil })
+	group.Go(func() error { s.claims.run(ctx); return nil })
 	return group.Wait()
 }
 
@@ -200,8 +207,8 @@ func (s *Store) OnPod(changed func(pod attachment.Pod)) error {
 	return err
 }
 
-// Claims reads what DRA has allocated.
-func (s *Store) Claims() devices.ClaimReader { return devices.Cluster{Client: s.core} }
+// ResourceClaims reads what DRA has allocated.
+func (s *Store) ResourceClaims() devices.ClaimReader { return devices.Cluster{Client: s.core} }
 
 // PodOf names a pod.
 func PodOf(pod *corev1.Pod) attachment.Pod {

@@ -21,7 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/weir-cni/weir/attachment"
@@ -32,15 +34,24 @@ import (
 // needed. The real one is asked in tests/e2e.
 type cluster struct {
 	*Store
-	core *fake.Clientset
-	nads *nadfake.Clientset
+	core    *fake.Clientset
+	nads    *nadfake.Clientset
+	objects *dynamicfake.FakeDynamicClient
+	all     *metadatafake.FakeMetadataClient
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	t.Helper()
 	c := &cluster{core: fake.NewClientset(objects...), nads: nadfake.NewSimpleClientset()}
 	var err error
-	c.Store, err = newStore(c.core, c.nads, Options{Node: "node1", Log: slog.New(slog.DiscardHandler)})
+	scheme := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c.all = metadatafake.NewSimpleMetadataClient(scheme)
+	c.objects = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[schema.GroupVersionResource]string{ipamClaims(): "IPAMClaimList"})
+	c.Store, err = newStore(c.core, c.nads, claimsOf(c.objects, c.all), Options{Node: "node1", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,6 +98,8 @@ type Delegate struct {
 	Resource   string `json:"resource,omitempty"`
 	DeviceID   string `json:"deviceID,omitempty"`
 	DeviceInfo string `json:"deviceInfo,omitempty"`
+	// Claim is the IPAMClaim that the addresses are of; nil for none.
+	Claim *Claim `json:"claim,omitempty"`
 	// RuntimeConfig holds the capabilities that the runtime or the pod asked for.
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 	// NoDefaultRoute is set where another network of the pod keeps the default
@@ -180,8 +182,8 @@ func (d *Dir) Save(r *Record) error {
 	return nil
 }
 
-func encode(r *Record) ([]byte, error) {
-	body, err := json.Marshal(r)
+func encode(value any) ([]byte, error) {
+	body, err := json.Marshal(value)
 	if err != nil {
 		return nil, err
 	}
@@ -240,11 +242,19 @@ func load(path string) (*Record, error) {
 	return r, nil
 }
 
-func decode(key string, data []byte) (*Record, error) {
+// bodyOf is what encode was given, as JSON.
+func bodyOf(data []byte) ([]byte, error) {
 	if len(data) <= sumLength || data[sumLength] != '\n' || string(data[:sumLength]) != sum(data[sumLength+1:]) {
 		return nil, ErrCorrupt
 	}
-	body := data[sumLength+1:]
+	return data[sumLength+1:], nil
+}
+
+func decode(key string, data []byte) (*Record, error) {
+	body, err := bodyOf(data)
+	if err != nil {
+		return nil, err
+	}
 	// The version first: the rest of another one need not even have this form.
 	var head struct {
 		Version int `json:"version"`

@@ -26,6 +26,9 @@ import (
 var unseen = map[string]string{
 	"get resourceclaims":  "a DRA driver's",
 	"list resourceslices": "a DRA driver's",
+
+	"get ipamclaims": "addresses that stay", "list ipamclaims": "addresses that stay",
+	"watch ipamclaims": "addresses that stay", "patch ipamclaims/status": "addresses that stay",
 }
 
 // The agent asks for all that its ClusterRole allows, and for nothing else.
