@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,92 +17,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/weir-cni/weir/devices"
 	"github.com/weir-cni/weir/tests/cluster"
 )
-
-// plugin is a device plugin of the devices in ids, half of which are of two NUMA nodes.
-type plugin struct {
-	deviceplugin.UnimplementedDevicePluginServer
-	ids []string
-}
-
-func (p *plugin) GetDevicePluginOptions(context.Context, *deviceplugin.Empty) (*deviceplugin.DevicePluginOptions, error) {
-	return &deviceplugin.DevicePluginOptions{}, nil
-}
-
-func (p *plugin) ListAndWatch(_ *deviceplugin.Empty, stream grpc.ServerStreamingServer[deviceplugin.ListAndWatchResponse]) error {
-	answer := &deviceplugin.ListAndWatchResponse{}
-	for i, id := range p.ids {
-		d := &deviceplugin.Device{ID: id, Health: deviceplugin.Healthy}
-		if i%2 == 0 {
-			d.Topology = &deviceplugin.TopologyInfo{Nodes: []*deviceplugin.NUMANode{{ID: 0}, {ID: 1}}}
-		}
-		answer.Devices = append(answer.Devices, d)
-	}
-	if err := stream.Send(answer); err != nil {
-		return err
-	}
-	<-stream.Context().Done()
-	return nil
-}
-
-func (p *plugin) Allocate(_ context.Context, q *deviceplugin.AllocateRequest) (*deviceplugin.AllocateResponse, error) {
-	answer := &deviceplugin.AllocateResponse{}
-	for range q.GetContainerRequests() {
-		answer.ContainerResponses = append(answer.ContainerResponses, &deviceplugin.ContainerAllocateResponse{})
-	}
-	return answer, nil
-}
-
-// kubeletDir is the node's /var/lib/kubelet by a name that is short enough for a socket.
-func kubeletDir(t *testing.T, n *cluster.Node) string {
-	t.Helper()
-	link := filepath.Join(t.TempDir(), "k")
-	if err := os.Symlink(n.Path("/var/lib/kubelet"), link); err != nil {
-		t.Fatal(err)
-	}
-	return link
-}
-
-// register serves the plugin to the kubelet until the test ends.
-func (p *plugin) register(t *testing.T, c *cluster.Cluster, kubelet string) {
-	t.Helper()
-	listener, err := net.Listen("unix", filepath.Join(kubelet, "device-plugins/vf.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	deviceplugin.RegisterDevicePluginServer(server, p)
-	go server.Serve(listener)
-	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient("unix:"+filepath.Join(kubelet, "device-plugins/kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	c.Await("the kubelet takes the device plugin", time.Minute, func(ctx context.Context) error {
-		_, err := deviceplugin.NewRegistrationClient(conn).Register(ctx,
-			&deviceplugin.RegisterRequest{Version: deviceplugin.Version, Endpoint: "vf.sock", ResourceName: vf})
-		return err
-	})
-	c.Await("the node has the devices", time.Minute, func(ctx context.Context) error {
-		n, err := c.Client().CoreV1().Nodes().Get(ctx, c.Nodes[0].Name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if have := n.Status.Allocatable[vf]; have.Value() != int64(len(p.ids)) {
-			return fmt.Errorf("it has %v", have)
-		}
-		return nil
-	})
-}
 
 const podOfTwo = `
 apiVersion: v1
@@ -120,12 +39,12 @@ spec:
 func TestE2EKubelet(t *testing.T) {
 	c := suite.Cluster(t)
 	node := c.Nodes[0]
-	dir := kubeletDir(t, node)
-	p := &plugin{}
+	dir := c.KubeletDir(node)
+	var ids []string
 	for i := range 8 {
-		p.ids = append(p.ids, fmt.Sprintf("0000:01:00.%d", i))
+		ids = append(ids, fmt.Sprintf("0000:01:00.%d", i))
 	}
-	p.register(t, c, dir)
+	c.ServeDevices(node, vf, ids...)
 	for _, name := range []string{"a", "b"} {
 		c.Apply(fmt.Sprintf(podOfTwo, name))
 		c.AwaitPod("default", name)
