@@ -38,13 +38,13 @@ func (c *Cluster) ServeDevices(n *Node, resource string, ids ...string) {
 	}
 	server := grpc.NewServer()
 	deviceplugin.RegisterDevicePluginServer(server, &devicePlugin{ids: ids})
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }() // Stop ends it
 	c.tb.Cleanup(server.Stop)
 	conn, err := grpc.NewClient("unix:"+filepath.Join(kubelet, "device-plugins/kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	c.Await("the kubelet takes the device plugin", time.Minute, func(ctx context.Context) error {
 		_, err := deviceplugin.NewRegistrationClient(conn).Register(ctx,
 			&deviceplugin.RegisterRequest{Version: deviceplugin.Version, Endpoint: name, ResourceName: resource})
