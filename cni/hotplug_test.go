@@ -126,7 +126,7 @@ func TestPlanAdded(t *testing.T) {
 
 func TestIsPublished(t *testing.T) {
 	t.Parallel()
-	status := []nadv1.NetworkStatus{{Name: "a", Interface: "eth0"}}
+	status := []attachment.NetworkStatus{{Name: "a", Interface: "eth0"}}
 	tests := []struct {
 		name, annotation string
 		want             bool

@@ -18,7 +18,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
-	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/attachment"
@@ -67,7 +66,7 @@ type publisher struct {
 	failing   error
 }
 
-func (p *publisher) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []nadv1.NetworkStatus) error {
+func (p *publisher) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error {
 	if status == nil {
 		p.withdrawn = append(p.withdrawn, pod.String())
 	}

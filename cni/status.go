@@ -9,6 +9,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -16,8 +17,8 @@ import (
 // (NPWG specification 1.3, section 5): an entry for each network, in order, with what is
 // known of its device. As Multus writes them, addresses come without their prefix
 // length, and an auxiliary chain that made no interface has no entry.
-func (p *Plugin) NetworkStatus(record *state.Record) ([]nadv1.NetworkStatus, error) {
-	status := make([]nadv1.NetworkStatus, 0, len(record.Delegates))
+func (p *Plugin) NetworkStatus(record *state.Record) ([]attachment.NetworkStatus, error) {
+	status := make([]attachment.NetworkStatus, 0, len(record.Delegates))
 	for i := range record.Delegates {
 		d := &record.Delegates[i]
 		result, err := storedResult(d)
@@ -38,8 +39,11 @@ func madeNothing(result *current.Result) bool {
 	return result == nil || len(result.Interfaces) == 0 && len(result.IPs) == 0
 }
 
-func statusOf(d *state.Delegate, result *current.Result) nadv1.NetworkStatus {
-	s := nadv1.NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
+func statusOf(d *state.Delegate, result *current.Result) attachment.NetworkStatus {
+	s := attachment.NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
+	for _, gateway := range d.Gateways {
+		s.DefaultRoute = append(s.DefaultRoute, gateway.String())
+	}
 	if result == nil {
 		return s
 	}

@@ -240,7 +240,7 @@ func TestSetNetworkStatus(t *testing.T) {
 				return true, podNamed("web", "1"), nil
 			})
 			err := c.SetNetworkStatus(t.Context(), attachment.Pod{Namespace: "pods", Name: "web", UID: "1"},
-				[]nadv1.NetworkStatus{{Name: "a", Interface: "eth0", Default: true}, {Name: "pods/lan", Interface: "net1"}})
+				[]attachment.NetworkStatus{{Name: "a", Interface: "eth0", Default: true}, {Name: "pods/lan", Interface: "net1"}})
 			if (err != nil) != test.fails || errors.Is(err, cni.ErrNotFound) != test.notFound {
 				t.Errorf("error %v", err)
 			}
@@ -276,6 +276,7 @@ func checkPatch(t *testing.T, data []byte) {
 },{
     "name": "pods/lan",
     "interface": "net1",
+    "default": false,
     "dns": {}
 }]`
 	if diff := cmp.Diff(want, text); diff != "" || patch.Metadata.UID != "1" {
@@ -298,7 +299,7 @@ func TestWhatWasPatchedIsKnown(t *testing.T) {
 		return true, after, nil
 	})
 	pod := PodOf(web)
-	if err := c.SetNetworkStatus(t.Context(), pod, []nadv1.NetworkStatus{}); err != nil {
+	if err := c.SetNetworkStatus(t.Context(), pod, []attachment.NetworkStatus{}); err != nil {
 		t.Fatal(err)
 	}
 	got := c.Known(pod)

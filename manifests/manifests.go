@@ -264,7 +264,7 @@ func (s *Store) current() *objects {
 // SetNetworkStatus writes what a pod's networks came to as a JSON list into
 // namespace.name.json of the status directory, whole or not at all; nil removes
 // the file.
-func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []nadv1.NetworkStatus) error {
+func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error {
 	name := pod.Namespace + "." + pod.Name + ".json"
 	if strings.ContainsRune(name, filepath.Separator) {
 		return fmt.Errorf("pod %q names no file: %w", pod, fs.ErrInvalid)

@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
 	"github.com/weir-cni/weir/attachment"
 )
@@ -498,7 +497,7 @@ func TestNetworkStatus(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil)
 	pod := attachment.Pod{Namespace: "a", Name: "web"}
-	want := []nadv1.NetworkStatus{{Name: "a/lan", Interface: "net1", IPs: []string{"192.0.2.1"}}}
+	want := []attachment.NetworkStatus{{Name: "a/lan", Interface: "net1", IPs: []string{"192.0.2.1"}}}
 	if err := f.SetNetworkStatus(t.Context(), pod, want); err != nil {
 		t.Fatal(err)
 	}
@@ -506,7 +505,7 @@ func TestNetworkStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []nadv1.NetworkStatus
+	var got []attachment.NetworkStatus
 	if err := json.Unmarshal(data, &got); err != nil || len(got) != 1 || got[0].Name != "a/lan" {
 		t.Errorf("%s, %v", data, err)
 	}
@@ -528,7 +527,7 @@ func TestConcurrentNetworkStatuses(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 32 {
 		group.Go(func() {
-			status := slices.Repeat([]nadv1.NetworkStatus{{Name: fmt.Sprint(i)}}, i+1)
+			status := slices.Repeat([]attachment.NetworkStatus{{Name: fmt.Sprint(i)}}, i+1)
 			if err := f.SetNetworkStatus(t.Context(), pod, status); err != nil {
 				t.Error(err)
 			}
@@ -536,7 +535,7 @@ func TestConcurrentNetworkStatuses(t *testing.T) {
 	}
 	group.Wait()
 	data, err := os.ReadFile(filepath.Join(f.statusDir, "a.web.json"))
-	var got []nadv1.NetworkStatus
+	var got []attachment.NetworkStatus
 	if err = errors.Join(err, json.Unmarshal(data, &got)); err != nil || got[0].Name != fmt.Sprint(len(got)-1) {
 		t.Errorf("%v, %s", err, data)
 	}
@@ -549,7 +548,7 @@ func TestNetworkStatusOfNoFileName(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil)
 	for _, pod := range []attachment.Pod{{Namespace: "a", Name: "../../x"}, {Namespace: "../a", Name: "x"}} {
-		for _, status := range [][]nadv1.NetworkStatus{nil, {}} {
+		for _, status := range [][]attachment.NetworkStatus{nil, {}} {
 			if err := f.SetNetworkStatus(t.Context(), pod, status); !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("%s: %v", pod, err)
 			}
