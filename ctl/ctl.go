@@ -56,7 +56,7 @@ func exitCode(err error) int {
 func New(version string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "weirctl",
-		Short: "Inspect weir's network attachments on this node",
+		Short: "Inspect weir's network attachments on this node, and put it in Multus's place",
 		Long: `weirctl shows the extra network interfaces that weir gave to the pods of this
 node, and what their guards counted.
 
@@ -66,7 +66,10 @@ pinned maps itself: the guards go on enforcing and counting without an agent.`,
   weirctl get
 
   # The same with master, mode, MAC, MTU, hook and container
-  weirctl get -o wide`,
+  weirctl get -o wide
+
+  # What would change if weir took the place of Multus
+  weirctl migrate`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -79,6 +82,6 @@ pinned maps itself: the guards go on enforcing and counting without an agent.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newGet())
+	cmd.AddCommand(newGet(), newMigrate())
 	return cmd
 }

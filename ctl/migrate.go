@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/install"
+	"github.com/weir-cni/weir/migrate"
+)
+
+// migrateOptions are the flags of weirctl migrate.
+type migrateOptions struct {
+	migrate.Options
+	apply, revert bool
+	output        string
+}
+
+// reversion is what weirctl migrate --revert prints.
+type reversion struct {
+	APIVersion string              `json:"apiVersion"`
+	Operations []migrate.Operation `json:"operations"`
+}
+
+var errCannotMigrate = errors.New("this node cannot be migrated as it is: the plan says what is in the way")
+
+func newMigrate() *cobra.Command {
+	var o migrateOptions
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Put weir in the place of Multus on this node, and back",
+		Long: `Show what would change on this node if weir took the place of Multus: weir's
+entry in the runtime's configuration, what becomes of each key of Multus's, what
+the agent must be told, and what is done to which file. Nothing is changed.
+
+With --apply it is done. At every instant the runtime finds Multus's configuration
+or weir's, whole. With --revert every file is as it was before, to the byte, unless
+somebody has changed one since: then nothing is done, and --force restores it.
+
+It runs as root on the node, or in the agent's pod, which has the node's
+directories at their own paths. The cluster is not touched: what is to be done
+about Multus's DaemonSet and the agent's settings is in the plan.
+
+The exit code is 1 when there is no Multus, or something is in the way.`,
+		Example: `  # What would change on this node
+  weirctl migrate
+
+  # The same on a node of a cluster, and then do it
+  kubectl -n weir-system exec POD -- weirctl migrate
+  kubectl -n weir-system exec POD -- weirctl migrate --apply
+
+  # With the configuration of a thick Multus's daemon, which only the cluster has
+  kubectl -n kube-system get configmap multus-daemon-config -o jsonpath='{.data.daemon-config\.json}' |
+    kubectl -n weir-system exec -i POD -- weirctl migrate --daemon-config -
+
+  # What becomes of each key
+  weirctl migrate -o json | jq '.keys[] | {name, verdict, why}'
+
+  # Back to Multus
+  weirctl migrate --revert`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&o.apply, "apply", false, "do what the plan says")
+	flags.BoolVar(&o.revert, "revert", false, "undo what --apply did")
+	flags.BoolVar(&o.Force, "force", false, "with --revert: restore files that somebody has changed since, too")
+	flags.StringVar(&o.ConfDir, "cni-conf-dir", install.DefaultConfDir, "the runtime's directory of configurations")
+	flags.StringVar(&o.BinDir, "cni-bin-dir", install.DefaultBinDir, "the runtime's directory of plugins")
+	flags.StringVar(&o.DaemonConfig, "daemon-config", "", "the configuration of a thick Multus's daemon, - for the standard input; default: multus.d/daemon-config.json in --cni-conf-dir")
+	flags.StringVar(&o.NetworkName, "network-name", "", "the name that weir's entry bears where no agent keeps it; default: the default network's")
+	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "the agent's state, where the way back is written down")
+	flags.StringVarP(&o.output, "output", "o", "table", "one of "+strings.Join(planOutputs(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(planOutputs(), cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func planOutputs() []string { return []string{"table", "json", "yaml"} }
+
+func (o *migrateOptions) check() error {
+	switch {
+	case o.apply && o.revert:
+		return usageError{errors.New("--apply and --revert exclude each other")}
+	case o.Force && !o.revert:
+		return usageError{errors.New("--force goes with --revert alone")}
+	case o.revert && (o.DaemonConfig != "" || o.NetworkName != ""):
+		return usageError{errors.New("--daemon-config and --network-name are for the plan: --revert goes by what --apply wrote down")}
+	case !slices.Contains(planOutputs(), o.output):
+		return usageError{fmt.Errorf("--output %q: want one of %s", o.output, strings.Join(planOutputs(), ", "))}
+	}
+	return nil
+}
+
+func (o *migrateOptions) run(cmd *cobra.Command) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if o.revert {
+		return o.goBack(cmd.OutOrStdout())
+	}
+	if err := o.readDaemon(cmd.InOrStdin()); err != nil {
+		return err
+	}
+	plan, err := migrate.Inspect(o.Options)
+	if err != nil {
+		return err
+	}
+	if len(plan.Problems) > 0 {
+		return errors.Join(renderPlan(cmd.OutOrStdout(), plan, o.output), errCannotMigrate)
+	}
+	if o.apply {
+		if err := plan.Apply(); err != nil {
+			return err
+		}
+	}
+	return renderPlan(cmd.OutOrStdout(), plan, o.output)
+}
+
+func (o *migrateOptions) readDaemon(stdin io.Reader) error {
+	if o.DaemonConfig != "-" {
+		return nil
+	}
+	o.DaemonConfig = "the standard input"
+	data, err := io.ReadAll(stdin)
+	if err != nil {
+		return fmt.Errorf("reading the daemon's configuration: %w", err)
+	}
+	o.Daemon = data
+	return nil
+}
+
+func (o *migrateOptions) goBack(w io.Writer) error {
+	operations, err := migrate.Revert(o.Options)
+	if err != nil {
+		return err
+	}
+	if o.output != "table" {
+		return renderDocument(w, &reversion{api.Version, operations}, o.output)
+	}
+	var b strings.Builder
+	for _, operation := range operations {
+		fmt.Fprintln(&b, operation)
+	}
+	b.WriteString("Done. Every file is as it was before weir took the place of Multus.\n")
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+func renderPlan(w io.Writer, plan *migrate.Plan, output string) error {
+	if output != "table" {
+		return renderDocument(w, plan, output)
+	}
+	text := plan.String()
+	if plan.Applied {
+		text += "\nDone. The next pod is attached by weir. The way back: weirctl migrate --revert\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// renderDocument prints a value as JSON, as it is to be read by people too, or as YAML.
+func renderDocument(w io.Writer, value any, output string) error {
+	var document bytes.Buffer
+	encoder := json.NewEncoder(&document)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(value)
+	data := document.Bytes()
+	if err == nil && output == "yaml" {
+		data, err = yaml.JSONToYAML(data)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
