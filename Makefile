@@ -66,7 +66,7 @@ check: check-format check-generated lint ## What needs no running: format, gener
 check-format:
 	clang-format-$(CLANG_VERSION) --dry-run -Werror bpf/*.c bpf/*.h
 	test -z "$$(gofmt -l .)"
-	shellcheck .ci/run tests/deps tests/demo/demo
+	shellcheck .ci/run tests/deps tests/demo/demo tests/cluster/boot.sh
 
 .PHONY: lint
 lint:
