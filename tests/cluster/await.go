@@ -205,8 +205,8 @@ func (c *Cluster) Diagnosis() string {
 		}
 	}
 	for _, n := range c.Nodes {
-		for _, daemon := range []string{"kubelet", "containerd"} {
-			fmt.Fprintf(&all, "--- %s on %s\n%s", daemon, n.Name, logTail(n.logFile(daemon)))
+		for _, log := range n.logs {
+			fmt.Fprintf(&all, "--- %s on %s\n%s", log, n.Name, logTail(n.Path(logFile(log))))
 		}
 	}
 	for _, p := range c.control.processes {

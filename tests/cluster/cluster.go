@@ -46,7 +46,10 @@ type Cluster struct {
 	tb      testing.TB
 	dir     string
 	builds  builds
+	network *network
 	control *control
+	// images are the archives.
+	images []string
 }
 
 // Start starts a cluster that is gone when the test ends. Its nodes are
@@ -73,11 +76,11 @@ func Start(tb testing.TB, o Options) *Cluster {
 	if err := os.Mkdir(c.imagesDir(), 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	net := newNetwork(tb, o.Nodes)
-	c.Outside = net.outside
-	c.control = &control{dir: filepath.Join(c.dir, "control"), programs: c.builds.kubernetes, netns: net.control.Path()}
+	c.network = newNetwork(tb, o.Nodes)
+	c.Outside = c.network.outside
+	c.control = &control{dir: filepath.Join(c.dir, "control"), programs: c.builds.kubernetes, netns: c.network.control.Path()}
 	for number := 1; number <= o.Nodes; number++ {
-		c.Nodes = append(c.Nodes, c.newNode(net, run, number, o.Nodes))
+		c.Nodes = append(c.Nodes, c.newNode(run, number, o.Nodes))
 	}
 	tb.Cleanup(c.stop)
 	if err := c.start(ctx, o); err != nil {
@@ -92,22 +95,25 @@ func Start(tb testing.TB, o Options) *Cluster {
 	return c
 }
 
-func (c *Cluster) newNode(net *network, run string, number, of int) *Node {
+func (c *Cluster) newNode(run string, number, of int) *Node {
 	c.tb.Helper()
 	name := fmt.Sprintf("node%d", number)
 	n := &Node{
 		Name: name, Address: nodeAddress(number),
-		tb: c.tb, number: number, of: of, network: net, control: c.control,
+		tb: c.tb, number: number, of: of, network: c.network, control: c.control,
 		cgroup: filepath.Join(run, filepath.Base(c.dir), name), daemons: map[string]*process{}, dead: map[string]bool{},
-		spec: machineSpec{
-			Name: name, Root: filepath.Join(c.dir, name),
-			ReadOnly: map[string]string{
-				"/usr": "/usr", programsDir: c.builds.kubernetes, imagesDir: c.imagesDir(),
-			},
-		},
+		logs: []string{"containerd", "kubelet"}, spec: c.machineSpec(name, filepath.Join(c.dir, name)),
 	}
 	n.connect()
 	return n
+}
+
+// machineSpec is what a machine is made of that has this disk.
+func (c *Cluster) machineSpec(name, disk string) machineSpec {
+	return machineSpec{
+		Name: name, Root: disk,
+		ReadOnly: map[string]string{"/usr": "/usr", programsDir: c.builds.kubernetes, imagesDir: c.imagesDir()},
+	}
 }
 
 // start starts the control plane, makes the images and boots the nodes, all at
@@ -117,11 +123,10 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	if c.control.authority, err = newAuthority(); err != nil {
 		return err
 	}
-	var images []string
 	first, within := errgroup.WithContext(ctx)
 	first.Go(func() error { return c.control.start(within) })
 	first.Go(func() (err error) {
-		images, err = c.makeImages(within, o.WeirImage)
+		c.images, err = c.makeImages(within, o.WeirImage)
 		return err
 	})
 	for _, n := range c.Nodes {
@@ -138,7 +143,7 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	var then errgroup.Group
 	for _, n := range c.Nodes {
 		then.Go(n.startKubelet)
-		then.Go(func() error { return n.importImages(ctx, images) })
+		then.Go(func() error { return n.importImages(ctx, c.images) })
 	}
 	return then.Wait()
 }

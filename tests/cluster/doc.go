@@ -10,6 +10,9 @@
 // interfaces that a pod of the host's finds are the node's. [Node.Reboot] ends
 // all that runs on it and keeps its disk.
 //
+// [Cluster.AddVM] adds a node that is a VM in QEMU instead, with a Debian kernel of its
+// own, for what this machine's kernel lacks.
+//
 // Every node has three interfaces: eth0 leads to the API server and to the other
 // nodes, eth1 and eth2 to two LANs, on which [Cluster.Outside] is as well. There
 // is no kube-proxy and no DNS: of the services, only the API server's own works,

@@ -6,6 +6,7 @@ package cluster
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -38,13 +39,25 @@ type machineSpec struct {
 	ReadOnly map[string]string
 }
 
-// machine is a set of namespaces with a first process that does nothing but reap.
-type machine struct {
-	cmd *exec.Cmd
+// machine is what a node runs on.
+type machine interface {
+	// run runs a command on it and returns its standard output; what it wrote to the
+	// other one is in the error.
+	run(ctx context.Context, name string, args ...string) (string, error)
+	// start starts a daemon that appends what it says to a file of its disk.
+	start(log, name string, args ...string) (*process, error)
+	// kill ends all that runs on it, and its mounts.
+	kill()
 }
 
-// startMachine boots a machine in the network namespace bound to netns.
-func startMachine(spec machineSpec, netns string) (*machine, error) {
+// namespaces are a machine whose first process does nothing but reap.
+type namespaces struct {
+	root string
+	cmd  *exec.Cmd
+}
+
+// startNamespaces boots a machine in the network namespace bound to netns.
+func startNamespaces(spec machineSpec, netns string) (*namespaces, error) {
 	encoded, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
@@ -63,7 +76,7 @@ func startMachine(spec machineSpec, netns string) (*machine, error) {
 	if err := ns.WithNetNSPath(netns, func(ns.NetNS) error { return cmd.Start() }); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", spec.Name, err)
 	}
-	m := &machine{cmd: cmd}
+	m := &namespaces{root: spec.Root, cmd: cmd}
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		m.kill()
 		return nil, fmt.Errorf("starting %s: its first process has died", spec.Name)
@@ -71,15 +84,35 @@ func startMachine(spec machineSpec, netns string) (*machine, error) {
 	return m, nil
 }
 
-// kill ends all that runs on the machine, and its mounts.
-func (m *machine) kill() {
+func (m *namespaces) kill() {
 	_ = m.cmd.Process.Kill()
 	_ = m.cmd.Wait()
 }
 
+func (m *namespaces) run(ctx context.Context, name string, args ...string) (out string, err error) {
+	err = m.enter(func() (err error) {
+		out, err = capture(exec.CommandContext(ctx, name, args...))
+		return err
+	})
+	return out, err
+}
+
+func (m *namespaces) start(log, name string, args ...string) (p *process, err error) {
+	to, err := os.OpenFile(filepath.Join(m.root, log), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	err = m.enter(func() (err error) {
+		p, err = startProcess(to, name, args...)
+		return err
+	})
+	return p, err
+}
+
 // enter calls fn on a thread inside the machine's namespaces: paths are the
 // machine's, and so are the processes that fn starts.
-func (m *machine) enter(fn func() error) error {
+func (m *namespaces) enter(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine.
@@ -93,7 +126,7 @@ func (m *machine) enter(fn func() error) error {
 	return <-done
 }
 
-func (m *machine) setns() error {
+func (m *namespaces) setns() error {
 	var opened []*os.File
 	defer func() {
 		for _, f := range opened {
@@ -194,20 +227,33 @@ func (s machineSpec) mount() error {
 		{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	if err := s.mountAll(append(all, s.shared()...)); err != nil {
+		return err
+	}
+	return s.coverSysctls()
+}
+
+// shared are the mounts of what is this machine's.
+func (s machineSpec) shared() []mounting {
+	var all []mounting
 	for target, source := range s.ReadOnly {
 		all = append(all,
 			mounting{source, target, "", unix.MS_BIND, ""},
 			mounting{"", target, "", unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY, ""})
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making the mounts private: %w", err)
-	}
+	return all
+}
+
+func (s machineSpec) mountAll(all []mounting) error {
 	for _, m := range all {
 		if err := unix.Mount(m.source, filepath.Join(s.Root, m.target), m.kind, m.flags, m.data); err != nil {
 			return fmt.Errorf("mounting %s on %s: %w", m.source, m.target, err)
 		}
 	}
-	return s.coverSysctls()
+	return nil
 }
 
 // sysctls are those of the whole kernel that the machine sees otherwise. Most are

@@ -74,11 +74,22 @@ func nodeAddress(number int) string { return fmt.Sprintf("10.0.0.%d", 10+number)
 // podSubnet is where the default network's addresses on a node are from.
 func podSubnet(number int) string { return fmt.Sprintf("10.244.%d.0/24", number) }
 
+// nodeMAC is that of a node's interface with this index.
+func nodeMAC(number, index int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0, 0x5e, 0, byte(number), byte(index)}
+}
+
 // plug gives a machine an interface that is on the LAN of that name.
 func (n *network) plug(machine *lan.Host, name, ifname string) {
 	n.tb.Helper()
 	port := name + "-" + ifname
 	lan.Join(n.tb, machine, ifname, n.fabric, port)
+	n.join(port, ifname)
+}
+
+// join puts a port on the LAN of that name.
+func (n *network) join(port, ifname string) {
+	n.tb.Helper()
 	if err := n.fabric.Netlink().LinkSetMaster(n.fabric.Link(port), n.fabric.Link(ifname)); err != nil {
 		n.tb.Fatalf("plugging %s in: %v", port, err)
 	}
@@ -91,8 +102,7 @@ func (n *network) newNode(number, of, boots int) *lan.Host {
 	for i, ifname := range interfaces() {
 		// The ports of an earlier boot go with its namespace, a little later.
 		n.plug(host, fmt.Sprintf("node%d.%d", number, boots), ifname)
-		mac := net.HardwareAddr{0x02, 0, 0x5e, 0, byte(number), byte(i)}
-		if err := setMAC(host, ifname, mac); err != nil {
+		if err := setMAC(host, ifname, nodeMAC(number, i)); err != nil {
 			n.tb.Fatalf("setting the MAC address of %s: %v", ifname, err)
 		}
 	}
@@ -105,6 +115,26 @@ func (n *network) newNode(number, of, boots int) *lan.Host {
 	}
 	host.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) })
 	return host
+}
+
+// vmPort is the tap device of a VM's interface; it is QEMU's, and goes with it.
+func vmPort(number int, ifname string) string { return fmt.Sprintf("node%d-%s", number, ifname) }
+
+func (n *network) plugVM(number int) {
+	n.tb.Helper()
+	for _, ifname := range interfaces() {
+		n.join(vmPort(number, ifname), ifname)
+		n.fabric.Up(vmPort(number, ifname))
+	}
+}
+
+// vmScript has a VM set its interfaces up.
+func (n *network) vmScript(number int) string {
+	script := "ip address add " + nodeAddress(number) + "/24 dev eth0\n"
+	for _, ifname := range interfaces() {
+		script += "ip link set " + ifname + " up\n"
+	}
+	return script + "ip route add default via " + controlAddress + "\necho 1 >/proc/sys/net/ipv4/ip_forward\n"
 }
 
 // setMAC has the link-local address follow.

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -46,10 +45,11 @@ type Node struct {
 	of      int
 	boots   int
 	spec    machineSpec
-	cgroup  string
+	logs    []string
+	cgroup  string // empty where the machine has its own
 	network *network
 	host    *lan.Host
-	machine *machine
+	machine machine
 	daemons map[string]*process
 	control *control
 	// reported is when the kubelet has to have reported at the earliest.
@@ -74,11 +74,7 @@ func (n *Node) Run(name string, args ...string) (string, error) {
 func (n *Node) run(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	var out string
-	err := n.machine.enter(func() (err error) {
-		out, err = capture(exec.CommandContext(ctx, name, args...))
-		return err
-	})
+	out, err := n.machine.run(ctx, name, args...)
 	if err != nil {
 		return out, fmt.Errorf("on %s: %w", n.Name, err)
 	}
@@ -165,6 +161,9 @@ func (n *Node) halt() error {
 	for _, d := range n.daemons {
 		<-d.done
 	}
+	if n.cgroup == "" {
+		return nil
+	}
 	return removeCgroups(n.cgroup)
 }
 
@@ -195,11 +194,12 @@ func (n *Node) boot(ctx context.Context) error {
 	if err := makeCgroup(n.cgroup); err != nil {
 		return err
 	}
-	var err error
 	n.spec.BootID = newBootID()
-	if n.machine, err = startMachine(n.spec, n.host.Path()); err != nil {
+	m, err := startNamespaces(n.spec, n.host.Path())
+	if err != nil {
 		return err
 	}
+	n.machine = m
 	return n.startContainerd(ctx)
 }
 
@@ -302,21 +302,17 @@ func encode(o object) []byte {
 
 // start starts a daemon on the node.
 func (n *Node) start(name string, args ...string) error {
-	log, err := os.OpenFile(n.logFile(filepath.Base(name)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	daemon := filepath.Base(name)
+	p, err := n.machine.start(logFile(daemon), name, args...)
 	if err != nil {
-		return err
+		return fmt.Errorf("on %s: %w", n.Name, err)
 	}
-	defer log.Close()
-	return n.machine.enter(func() error {
-		p, err := startProcess(log, name, args...)
-		if err == nil {
-			n.daemons[p.name] = p
-		}
-		return err
-	})
+	n.daemons[daemon] = p
+	return nil
 }
 
-func (n *Node) logFile(daemon string) string { return n.Path("/var/log/" + daemon + ".log") }
+// logFile is where a daemon's log is on a node's disk.
+func logFile(daemon string) string { return "/var/log/" + daemon + ".log" }
 
 func (n *Node) startContainerd(ctx context.Context) error {
 	if err := n.start("/usr/bin/containerd", "--config=/etc/containerd/config"); err != nil {
