@@ -13,7 +13,6 @@ import (
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
@@ -248,8 +247,8 @@ func (p *Plugin) republish(ctx context.Context, record *state.Record, object *co
 	return nil
 }
 
-func isPublished(object *corev1.Pod, status []attachment.NetworkStatus) bool {
-	var published []attachment.NetworkStatus
+func isPublished(object *corev1.Pod, status []NetworkStatus) bool {
+	var published []NetworkStatus
 	if json.Unmarshal([]byte(object.Annotations[nadv1.NetworkStatusAnnot]), &published) != nil {
 		return false
 	}

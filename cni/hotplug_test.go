@@ -126,7 +126,7 @@ func TestPlanAdded(t *testing.T) {
 
 func TestIsPublished(t *testing.T) {
 	t.Parallel()
-	status := []attachment.NetworkStatus{{Name: "a", Interface: "eth0"}}
+	status := []NetworkStatus{{Name: "a", Interface: "eth0"}}
 	tests := []struct {
 		name, annotation string
 		want             bool

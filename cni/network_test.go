@@ -57,7 +57,7 @@ func (c *cluster) Network(_ context.Context, namespace, name string) (*nadv1.Net
 	return object, nil
 }
 
-func (c *cluster) SetNetworkStatus(context.Context, attachment.Pod, []attachment.NetworkStatus) error {
+func (c *cluster) SetNetworkStatus(context.Context, attachment.Pod, []NetworkStatus) error {
 	return nil
 }
 

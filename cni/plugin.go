@@ -33,7 +33,7 @@ type Store interface {
 	// Network finds a network; the error is ErrNotFound when there is none.
 	Network(ctx context.Context, namespace, name string) (*nadv1.NetworkAttachmentDefinition, error)
 	// SetNetworkStatus publishes what a pod's networks came to; nil takes it away.
-	SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error
+	SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []NetworkStatus) error
 }
 
 // Reporter tells the users of a pod what happens to it. It does not wait.

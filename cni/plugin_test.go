@@ -66,7 +66,7 @@ type publisher struct {
 	failing   error
 }
 
-func (p *publisher) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error {
+func (p *publisher) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []NetworkStatus) error {
 	if status == nil {
 		p.withdrawn = append(p.withdrawn, pod.String())
 	}

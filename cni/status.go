@@ -9,16 +9,34 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
-	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
+
+// NetworkStatus is an entry of the annotation k8s.v1.cni.cncf.io/network-status, with the
+// keys of the NPWG specification 1.3, section 5.3, and those that Multus writes besides: mtu
+// and gateway. That of the client library leaves out what the specification requires.
+type NetworkStatus struct {
+	Name      string   `json:"name"`
+	Interface string   `json:"interface,omitempty"`
+	IPs       []string `json:"ips,omitempty"`
+	Mac       string   `json:"mac,omitempty"`
+	Mtu       int      `json:"mtu,omitempty"`
+	// Default is set for the default network; it is there for every one.
+	Default    bool              `json:"default"`
+	DNS        nadv1.DNS         `json:"dns,omitempty"`
+	DeviceInfo *nadv1.DeviceInfo `json:"device-info,omitempty"`
+	// Gateway are those of the network's addresses, DefaultRoute those that the pod
+	// asked its default route to have.
+	Gateway      []string `json:"gateway,omitempty"`
+	DefaultRoute []string `json:"default-route,omitempty"`
+}
 
 // NetworkStatus is the annotation k8s.v1.cni.cncf.io/network-status of a sandbox
 // (NPWG specification 1.3, section 5): an entry for each network, in order, with what is
 // known of its device. As Multus writes them, addresses come without their prefix
 // length, and an auxiliary chain that made no interface has no entry.
-func (p *Plugin) NetworkStatus(record *state.Record) ([]attachment.NetworkStatus, error) {
-	status := make([]attachment.NetworkStatus, 0, len(record.Delegates))
+func (p *Plugin) NetworkStatus(record *state.Record) ([]NetworkStatus, error) {
+	status := make([]NetworkStatus, 0, len(record.Delegates))
 	for i := range record.Delegates {
 		d := &record.Delegates[i]
 		result, err := storedResult(d)
@@ -39,8 +57,8 @@ func madeNothing(result *current.Result) bool {
 	return result == nil || len(result.Interfaces) == 0 && len(result.IPs) == 0
 }
 
-func statusOf(d *state.Delegate, result *current.Result) attachment.NetworkStatus {
-	s := attachment.NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
+func statusOf(d *state.Delegate, result *current.Result) NetworkStatus {
+	s := NetworkStatus{Name: d.Network, Interface: d.Interface, Default: d.Default}
 	for _, gateway := range d.Gateways {
 		s.DefaultRoute = append(s.DefaultRoute, gateway.String())
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
-	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -32,7 +31,7 @@ func TestNetworkStatus(t *testing.T) {
 		{Interface: "net2", Network: "pods/l2", Result: json.RawMessage(`{"cniVersion":"1.1.0"}`)},
 		{Interface: "net3", Network: "pods/unfinished", Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.254"), netip.MustParseAddr("2001:db8::fe")}},
 	}}
-	want := []attachment.NetworkStatus{
+	want := []NetworkStatus{
 		{
 			Name: "default", Interface: "eth0", IPs: []string{"10.0.0.2"}, Mac: "02:00:00:00:00:01", Default: true,
 			DNS: nadv1.DNS{Nameservers: []string{"10.0.0.53"}, Search: []string{"a"}}, Gateway: []string{"10.0.0.1"},

@@ -240,7 +240,7 @@ func TestSetNetworkStatus(t *testing.T) {
 				return true, podNamed("web", "1"), nil
 			})
 			err := c.SetNetworkStatus(t.Context(), attachment.Pod{Namespace: "pods", Name: "web", UID: "1"},
-				[]attachment.NetworkStatus{{Name: "a", Interface: "eth0", Default: true}, {Name: "pods/lan", Interface: "net1"}})
+				[]cni.NetworkStatus{{Name: "a", Interface: "eth0", Default: true}, {Name: "pods/lan", Interface: "net1"}})
 			if (err != nil) != test.fails || errors.Is(err, cni.ErrNotFound) != test.notFound {
 				t.Errorf("error %v", err)
 			}
@@ -299,7 +299,7 @@ func TestWhatWasPatchedIsKnown(t *testing.T) {
 		return true, after, nil
 	})
 	pod := PodOf(web)
-	if err := c.SetNetworkStatus(t.Context(), pod, []attachment.NetworkStatus{}); err != nil {
+	if err := c.SetNetworkStatus(t.Context(), pod, []cni.NetworkStatus{}); err != nil {
 		t.Fatal(err)
 	}
 	got := c.Known(pod)

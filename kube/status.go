@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/cni"
 )
 
 // patchBackoff spreads the attempts to write a status over some six seconds.
@@ -27,7 +28,7 @@ func patchBackoff() wait.Backoff {
 // and nothing else, so that what others write at the same time stays. A nil status
 // does nothing: the annotation goes with the pod. The error is cni.ErrNotFound when
 // the pod, the one with this UID, is not there any more.
-func (s *Store) SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error {
+func (s *Store) SetNetworkStatus(ctx context.Context, pod attachment.Pod, status []cni.NetworkStatus) error {
 	if status == nil {
 		return nil
 	}
@@ -73,7 +74,7 @@ func isFinal(err error) bool {
 }
 
 // statusPatch is a JSON merge patch (RFC 7386) that fails for a pod with another UID.
-func statusPatch(pod attachment.Pod, status []attachment.NetworkStatus) ([]byte, error) {
+func statusPatch(pod attachment.Pod, status []cni.NetworkStatus) ([]byte, error) {
 	text, err := statusText(status)
 	if err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func statusPatch(pod attachment.Pod, status []attachment.NetworkStatus) ([]byte,
 }
 
 // statusText is laid out as Multus does it, for people who read it with kubectl.
-func statusText(status []attachment.NetworkStatus) (string, error) {
+func statusText(status []cni.NetworkStatus) (string, error) {
 	entries := make([]string, len(status))
 	for i := range status {
 		entry, err := json.MarshalIndent(&status[i], "", "    ")

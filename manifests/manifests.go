@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/cni"
 )
 
 // ErrNotFound is the error of an object that no file holds.
@@ -264,7 +265,7 @@ func (s *Store) current() *objects {
 // SetNetworkStatus writes what a pod's networks came to as a JSON list into
 // namespace.name.json of the status directory, whole or not at all; nil removes
 // the file.
-func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []attachment.NetworkStatus) error {
+func (s *Store) SetNetworkStatus(_ context.Context, pod attachment.Pod, status []cni.NetworkStatus) error {
 	name := pod.Namespace + "." + pod.Name + ".json"
 	if strings.ContainsRune(name, filepath.Separator) {
 		return fmt.Errorf("pod %q names no file: %w", pod, fs.ErrInvalid)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/cni"
 )
 
 // folder is a store on a folder that a test writes.
@@ -496,7 +497,7 @@ func TestNetworkStatus(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil)
 	pod := attachment.Pod{Namespace: "a", Name: "web"}
-	want := []attachment.NetworkStatus{{Name: "a/lan", Interface: "net1", IPs: []string{"192.0.2.1"}}}
+	want := []cni.NetworkStatus{{Name: "a/lan", Interface: "net1", IPs: []string{"192.0.2.1"}}}
 	if err := f.SetNetworkStatus(t.Context(), pod, want); err != nil {
 		t.Fatal(err)
 	}
@@ -504,7 +505,7 @@ func TestNetworkStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []attachment.NetworkStatus
+	var got []cni.NetworkStatus
 	if err := json.Unmarshal(data, &got); err != nil || len(got) != 1 || got[0].Name != "a/lan" {
 		t.Errorf("%s, %v", data, err)
 	}
@@ -526,7 +527,7 @@ func TestConcurrentNetworkStatuses(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 32 {
 		group.Go(func() {
-			status := slices.Repeat([]attachment.NetworkStatus{{Name: fmt.Sprint(i)}}, i+1)
+			status := slices.Repeat([]cni.NetworkStatus{{Name: fmt.Sprint(i)}}, i+1)
 			if err := f.SetNetworkStatus(t.Context(), pod, status); err != nil {
 				t.Error(err)
 			}
@@ -534,7 +535,7 @@ func TestConcurrentNetworkStatuses(t *testing.T) {
 	}
 	group.Wait()
 	data, err := os.ReadFile(filepath.Join(f.statusDir, "a.web.json"))
-	var got []attachment.NetworkStatus
+	var got []cni.NetworkStatus
 	if err = errors.Join(err, json.Unmarshal(data, &got)); err != nil || got[0].Name != fmt.Sprint(len(got)-1) {
 		t.Errorf("%v, %s", err, data)
 	}
@@ -547,7 +548,7 @@ func TestNetworkStatusOfNoFileName(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil)
 	for _, pod := range []attachment.Pod{{Namespace: "a", Name: "../../x"}, {Namespace: "../a", Name: "x"}} {
-		for _, status := range [][]attachment.NetworkStatus{nil, {}} {
+		for _, status := range [][]cni.NetworkStatus{nil, {}} {
 			if err := f.SetNetworkStatus(t.Context(), pod, status); !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("%s: %v", pod, err)
 			}
