@@ -38,12 +38,20 @@ test-unit: ## Tests that need no privilege
 test-netns: build ## Tests in network namespaces of this kernel (root)
 	go test -race -count=1 -timeout 10m -tags netns -run '^TestNetns' ./...
 
+# An agent whose programs are taken for those of another build: upgrades are tested with it.
+.PHONY: build-other
+build-other:
+	@mkdir -p $(BUILD)/other
+	{ cat bpf/weir_bpfel.o; echo; } >$(BUILD)/other/weir_bpfel.o
+	echo '{"Replace":{"$(CURDIR)/bpf/weir_bpfel.o":"$(CURDIR)/$(BUILD)/other/weir_bpfel.o"}}' >$(BUILD)/other/overlay.json
+	$(GOBUILD) -overlay $(BUILD)/other/overlay.json -o $(BUILD)/other/ ./cmd/weir-agent
+
 .PHONY: test-kernels
-test-kernels: build ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
+test-kernels: build build-other ## The same, and ipvlan's, on Debian's 6.1 and 6.12 in QEMU
 	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/macvlan main/ipvlan main/bridge \
 		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
-		$(foreach b,weir weir-agent weirctl,-with $(BUILD)/$(b)=/weir/src/build/$(b))
+		$(foreach b,weir weir-agent weirctl other/weir-agent,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 
 .PHONY: test-e2e
 test-e2e: ## weir on a real Kubernetes cluster of two nodes (root); builds Kubernetes once

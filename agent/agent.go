@@ -164,6 +164,7 @@ func (a *agent) openParts() error {
 		Exec:     plugins,
 		Log:      a.log,
 	}
+	a.registry.specOf = a.plugin.GuardSpec
 	return nil
 }
 

@@ -26,6 +26,8 @@ type registry struct {
 	loader *loader.Loader
 	host   *netns.Namespace
 	bpfDir string
+	// specOf is what the guard of an attachment is made of.
+	specOf func(*attachment.Attachment) (loader.Spec, error)
 	log    *slog.Logger
 	lock   func(containerID string) (unlock func())
 
@@ -203,7 +205,7 @@ func (r *registry) Published(containerID string) []attachment.Attachment {
 func (r *registry) Attachments() []inspect.Attachment {
 	all := r.snapshot()
 	for i := range all {
-		all[i].Guard = read(r.guardOf(all[i].ID))
+		all[i].Guard = r.readOf(all[i].ID)
 	}
 	all = slices.DeleteFunc(all, r.wentAway)
 	slices.SortFunc(all, inspect.ByPod)
@@ -226,6 +228,17 @@ func (r *registry) snapshot() []inspect.Attachment {
 // meanwhile.
 func (r *registry) wentAway(a inspect.Attachment) bool {
 	return a.Guard != nil && a.Guard.Err != nil && r.guardOf(a.ID) == nil
+}
+
+// readOf reads the guard of an attachment, which may be replaced meanwhile.
+func (r *registry) readOf(id attachment.ID) *inspect.Guard {
+	for {
+		guard := r.guardOf(id)
+		read := read(guard)
+		if read == nil || read.Err == nil || r.guardOf(id) == guard {
+			return read
+		}
+	}
 }
 
 // read reads one guard's counters; nil when there is no guard.
@@ -268,7 +281,7 @@ func (r *registry) promote(ctx context.Context) error {
 		case a := <-r.waiting:
 			r.waitForQuiet(ctx)
 			if err := r.promoteOne(a); err != nil {
-				r.log.Warn("the guard keeps its clsact filters", "pod", a.Pod.String(),
+				r.log.Warn("the guard keeps its programs and hooks as they are", "pod", a.Pod.String(),
 					"network", a.Network, "netif", a.Interface, "err", err)
 			}
 		}
@@ -298,5 +311,36 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 		return err
 	}
 	defer pod.Close()
-	return r.loader.Promote(cni.Place(r.host, pod, &a), guard)
+	place := cni.Place(r.host, pod, &a)
+	if guard, err = r.renew(place, &a, guard); err != nil {
+		return err
+	}
+	return r.loader.Promote(place, guard)
+}
+
+// renew replaces the programs of a guard until they are those of this build. Scrapes
+// go on with the old guard until the new one is in its place.
+func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *loader.Guard) (*loader.Guard, error) {
+	for {
+		outdated, err := r.loader.IsOutdated(guard.Dir())
+		if err != nil || !outdated {
+			return guard, err
+		}
+		spec, err := r.specOf(a)
+		if err != nil {
+			return guard, err
+		}
+		newer, err := r.loader.Replace(place, guard, spec)
+		if err != nil {
+			return guard, err
+		}
+		r.mu.Lock()
+		r.guards[a.ID] = newer
+		r.mu.Unlock()
+		r.log.Info("the guard has the programs of this build", "pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
+		if err := guard.Close(); err != nil {
+			return newer, err
+		}
+		guard = newer
+	}
 }

@@ -6,6 +6,8 @@ package bpf
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"iter"
 	"strings"
@@ -39,6 +41,13 @@ func CollectionSpec() (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("reading the embedded programs: %w", err)
 	}
 	return spec, nil
+}
+
+// Build tells the compiled programs from those of any other build: twelve hexadecimal
+// digits of their SHA-256.
+func Build() string {
+	sum := sha256.Sum256(_WeirBytes)
+	return hex.EncodeToString(sum[:])[:12]
 }
 
 // Facts is the value of the facts map: what the programs know of their

@@ -32,6 +32,8 @@ const volatile char bpf_metadata_pod[128];
 const volatile char bpf_metadata_interface[16];
 const volatile char bpf_metadata_network[128];
 const volatile char bpf_metadata_container[80];
+/* Which build of the programs this is: an agent replaces those of another one. */
+const volatile char bpf_metadata_build[16];
 
 /* Keeps the enum in the object's BTF, from which the Go constants are made. */
 const enum weir_verdict *const weir_verdicts __attribute__((unused));

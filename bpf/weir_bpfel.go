@@ -178,6 +178,7 @@ const (
 	weirMapWeirRate             = "weir_rate"
 	weirProgWeirEgress          = "weir_egress"
 	weirProgWeirIngress         = "weir_ingress"
+	weirVarBpfMetadataBuild     = "bpf_metadata_build"
 	weirVarBpfMetadataContainer = "bpf_metadata_container"
 	weirVarBpfMetadataInterface = "bpf_metadata_interface"
 	weirVarBpfMetadataNetwork   = "bpf_metadata_network"
@@ -247,6 +248,7 @@ type weirMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weirVariableSpecs struct {
+	BpfMetadataBuild     *ebpf.VariableSpec `ebpf:"bpf_metadata_build"`
 	BpfMetadataContainer *ebpf.VariableSpec `ebpf:"bpf_metadata_container"`
 	BpfMetadataInterface *ebpf.VariableSpec `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.VariableSpec `ebpf:"bpf_metadata_network"`
@@ -295,6 +297,7 @@ func (m *weirMaps) Close() error {
 //
 // It can be passed to loadWeirObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weirVariables struct {
+	BpfMetadataBuild     *ebpf.Variable `ebpf:"bpf_metadata_build"`
 	BpfMetadataContainer *ebpf.Variable `ebpf:"bpf_metadata_container"`
 	BpfMetadataInterface *ebpf.Variable `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.Variable `ebpf:"bpf_metadata_network"`

@@ -20,6 +20,7 @@ import (
 // tcx once the guard was promoted.
 const (
 	pinCounters    = "counters"
+	pinCarried     = "carried" // only where the layout of the counters has changed
 	pinFacts       = "facts"
 	pinControl     = "control"
 	pinRate        = "rate" // only with bandwidth
@@ -36,6 +37,7 @@ type Guard struct {
 	dir             string
 	ingress, egress *ebpf.Program
 	counters        *ebpf.Map
+	carried         *ebpf.Map // nil where nothing was
 	facts, control  *ebpf.Map
 	rate            *ebpf.Map // nil without bandwidth
 
@@ -47,14 +49,20 @@ type Guard struct {
 // Open opens a guard from its pins. The error is fs.ErrNotExist when a pin is
 // missing.
 func Open(dir string) (*Guard, error) {
+	return openFrom(dir, func(pin string) string { return filepath.Join(dir, pin) })
+}
+
+// openFrom opens a guard whose pins are where the function says.
+func openFrom(dir string, path func(pin string) string) (*Guard, error) {
 	g := &Guard{dir: dir}
 	err := errors.Join(
-		openProgram(&g.ingress, filepath.Join(dir, pinIngress)),
-		openProgram(&g.egress, filepath.Join(dir, pinEgress)),
-		openMap(&g.counters, filepath.Join(dir, pinCounters), nil),
-		openMap(&g.facts, filepath.Join(dir, pinFacts), nil),
-		openMap(&g.control, filepath.Join(dir, pinControl), nil),
-		g.openRate(dir),
+		openProgram(&g.ingress, path(pinIngress)),
+		openProgram(&g.egress, path(pinEgress)),
+		openMap(&g.counters, path(pinCounters), nil),
+		openMap(&g.facts, path(pinFacts), nil),
+		openMap(&g.control, path(pinControl), nil),
+		openIfThere(&g.rate, path(pinRate)),
+		openIfThere(&g.carried, path(pinCarried)),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the guard in %s: %w", dir, err), g.Close())
@@ -72,11 +80,21 @@ func openMap(m **ebpf.Map, path string, opts *ebpf.LoadPinOptions) (err error) {
 	return err
 }
 
+// openIfThere leaves a map nil that is not pinned.
+func openIfThere(m **ebpf.Map, path string) error {
+	err := openMap(m, path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Close lets go of the programs and maps. What is pinned or attached stays.
 func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
-	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close())
+	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
+		g.carried.Close())
 }
 
 // Dir is the directory of the pins.
@@ -196,32 +214,6 @@ func (g *Guard) change(fn func(*bpf.Control) error) error {
 
 // actUnspec is TC_ACT_UNSPEC (linux/pkt_cls.h).
 const actUnspec = -1
-
-// Counters is the sum over all CPUs, read with one system call.
-func (g *Guard) Counters() (bpf.Counters, error) {
-	g.open.RLock()
-	defer g.open.RUnlock()
-	return readCounters(g.counters)
-}
-
-// ReadCounters reads the counters from the pins of a guard that is not open, as
-// a tool does while no agent runs.
-func ReadCounters(dir string) (bpf.Counters, error) {
-	var m *ebpf.Map
-	if err := openMap(&m, filepath.Join(dir, pinCounters), &ebpf.LoadPinOptions{ReadOnly: true}); err != nil {
-		return bpf.Counters{}, fmt.Errorf("opening the counters in %s: %w", dir, err)
-	}
-	defer m.Close()
-	return readCounters(m)
-}
-
-func readCounters(m *ebpf.Map) (bpf.Counters, error) {
-	var perCPU []bpf.Counters
-	if err := m.Lookup(uint32(0), &perCPU); err != nil {
-		return bpf.Counters{}, fmt.Errorf("reading the counters: %w", err)
-	}
-	return bpf.Sum(perCPU), nil
-}
 
 // HookOf is the hook that holds the programs pinned in dir.
 func HookOf(dir string) Hook {

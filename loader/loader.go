@@ -21,7 +21,9 @@ import (
 // same time for different attachments.
 type Loader struct {
 	spec    *ebpf.CollectionSpec
-	noLinks atomic.Bool // set once the kernel has refused a tcx link for good
+	build   string
+	carried *ebpf.MapSpec // of counters that are not counted into any more
+	noLinks atomic.Bool   // set once the kernel has refused a tcx link for good
 }
 
 // New reads the embedded programs. It touches nothing.
@@ -30,7 +32,9 @@ func New() (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Loader{spec: spec}, nil
+	carried := spec.Maps[bpf.CountersMap].Copy()
+	carried.Name, carried.Type = "weir_carried", ebpf.Array
+	return &Loader{spec: spec, build: bpf.Build(), carried: carried}, nil
 }
 
 // Spec says what is to be guarded, and against what.
@@ -61,7 +65,7 @@ type Addresses struct {
 // Load loads the programs of an attachment whose interface need not exist yet:
 // the addresses of the spec are not looked at. Nothing is attached or pinned.
 func (l *Loader) Load(spec Spec) (*Guard, error) {
-	g, err := l.load(spec)
+	g, err := l.load(spec, nil)
 	if err != nil {
 		return nil, fmt.Errorf("loading the programs of %s: %w", spec.Interface, explain(err))
 	}
@@ -101,16 +105,17 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 	return g.yieldIngress()
 }
 
-func (l *Loader) load(spec Spec) (*Guard, error) {
+// load loads the programs with maps of their own but for those that are shared.
+func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	if err := errors.Join(spec.Ingress.Validate(), spec.Egress.Validate()); err != nil {
 		return nil, err
 	}
 	compiled := l.spec.Copy()
-	if err := setConstants(compiled, spec); err != nil {
+	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
 	}
 	var o objects
-	if err := compiled.LoadAndAssign(&o, nil); err != nil {
+	if err := compiled.LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return nil, err
 	}
 	defer o.Constants.Close()
@@ -146,7 +151,7 @@ type objects struct {
 	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
-func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
+func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error {
 	constants := map[string]any{
 		"weir_checks":            uint32(spec.Checks),
 		"weir_limits_rate":       spec.isLimited(),
@@ -154,6 +159,7 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec) error {
 		"bpf_metadata_interface": spec.Interface,
 		"bpf_metadata_network":   spec.Network,
 		"bpf_metadata_container": spec.ContainerID,
+		"bpf_metadata_build":     build,
 	}
 	for name, value := range constants {
 		variable := compiled.Variables[name]

@@ -15,6 +15,8 @@ import (
 // Metadata is what a guard says of itself: that of its Spec, as it was cut.
 type Metadata struct {
 	Pod, Interface, Network, ContainerID string
+	// Build is that of the programs, see bpf.Build; empty of a build that had none.
+	Build string
 }
 
 // ReadMetadata reads the metadata of a pinned guard, as bpftool prog does. The
@@ -49,6 +51,7 @@ func readMetadata(dir string) (*Metadata, error) {
 	read := func(name string) string { return textAt(section, "bpf_metadata_"+name, value) }
 	return &Metadata{
 		Pod: read("pod"), Interface: read("interface"), Network: read("network"), ContainerID: read("container"),
+		Build: read("build"),
 	}, nil
 }
 

@@ -5,7 +5,6 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/bits"
 	"path/filepath"
 
@@ -146,14 +145,6 @@ func (g *Guard) pins() []string {
 		pins = append(pins, pinRate)
 	}
 	return pins
-}
-
-func (g *Guard) openRate(dir string) error {
-	err := openMap(&g.rate, filepath.Join(dir, pinRate), nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func (g *Guard) pinRate(dir string) error {

@@ -5,6 +5,8 @@
 package node
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,6 +61,48 @@ func built(tb testing.TB) *binaries {
 		tb.Fatal(err)
 	}
 	return b
+}
+
+var otherOnce = sync.OnceValues(buildOther)
+
+// otherAgent is an agent of another build: its programs are the same, and are not known
+// to be.
+func otherAgent(tb testing.TB) string {
+	tb.Helper()
+	path, err := otherOnce()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+func buildOther() (string, error) {
+	if !hasGo() {
+		return filepath.Abs("../../build/other/weir-agent")
+	}
+	if _, err := buildOnce(); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(builtInto(), "other")
+	object, err := filepath.Abs("../../bpf/weir_bpfel.o")
+	if err != nil {
+		return "", err
+	}
+	programs, err := os.ReadFile(object)
+	if err != nil {
+		return "", err
+	}
+	other, overlay := filepath.Join(dir, "weir_bpfel.o"), filepath.Join(dir, "overlay.json")
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{object: other}})
+	if err != nil {
+		return "", err
+	}
+	err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(other, append(programs, '\n'), 0o600), os.WriteFile(overlay, replace, 0o600))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "weir-agent"),
+		goBuild(dir, "CGO_ENABLED=0", "-overlay", overlay, "github.com/weir-cni/weir/cmd/weir-agent")
 }
 
 // hasGo is false in a VM, whose processors are emulated: tests do less there.

@@ -146,7 +146,7 @@ type spoof struct {
 	frame  []byte
 }
 
-func spoofsOf(t *testing.T, mac net.HardwareAddr) []spoof {
+func spoofsOf(t testing.TB, mac net.HardwareAddr) []spoof {
 	t.Helper()
 	other := net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	ethernet := func(source net.HardwareAddr, kind layers.EthernetType) *layers.Ethernet {
