@@ -69,7 +69,7 @@ func (w *weir) walkThroughIpvlan(ns string, n *cluster.Node, mode, address strin
 // find the outside host: in l3 and l3s pods answer no ARP and use the node's routes.
 func (w *weir) routeByNode(n *cluster.Node, address string) {
 	w.t.Helper()
-	const gateway = "192.168.122.190"
+	const gateway = "192.168.122.196" // no other test has it: the outside host remembers its MAC
 	n.MustRun("ip", "address", "add", gateway+"/24", "dev", "eth1")
 	w.t.Cleanup(func() { n.MustRun("ip", "address", "del", gateway+"/24", "dev", "eth1") })
 	route := &netlink.Route{
