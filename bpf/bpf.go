@@ -75,6 +75,13 @@ const (
 	CheckIPv4 Check = weirWeirCheckWEIR_CHECK_IPV4
 	CheckIPv6 Check = weirWeirCheckWEIR_CHECK_IPV6
 	CheckVLAN Check = weirWeirCheckWEIR_CHECK_VLAN
+	// CheckDHCP refuses what DHCP servers send, CheckRouter what routers send to hosts.
+	CheckDHCP   Check = weirWeirCheckWEIR_CHECK_DHCP
+	CheckRouter Check = weirWeirCheckWEIR_CHECK_ROUTER
+	// CheckSourceRoute refuses packets that name the way they are to take.
+	CheckSourceRoute Check = weirWeirCheckWEIR_CHECK_SOURCE_ROUTE
+	// CheckEthertype refuses other protocols than IPv4, IPv6 and ARP.
+	CheckEthertype Check = weirWeirCheckWEIR_CHECK_ETHERTYPE
 )
 
 // Verdict is what became of a packet.

@@ -16,6 +16,12 @@ enum weir_check {
 	WEIR_CHECK_IPV4 = 1 << 1,
 	WEIR_CHECK_IPV6 = 1 << 2,
 	WEIR_CHECK_VLAN = 1 << 3,
+	WEIR_CHECK_DHCP = 1 << 4,
+	WEIR_CHECK_ROUTER = 1 << 5,
+	WEIR_CHECK_SOURCE_ROUTE = 1 << 6,
+	WEIR_CHECK_ETHERTYPE = 1 << 7,
+	/* Those for which a packet is looked into behind its IP header. */
+	WEIR_CHECK_CONDUCT = WEIR_CHECK_DHCP | WEIR_CHECK_ROUTER | WEIR_CHECK_SOURCE_ROUTE,
 };
 
 /* Addresses are in network byte order, host bits zero. */

@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -34,6 +35,13 @@ func (m *model) judge(frame []byte) string {
 	if len(frame) < 14 {
 		return "malformed"
 	}
+	if verdict := m.judgeSource(frame); verdict != "allowed" {
+		return verdict
+	}
+	return m.judgeConduct(binary.BigEndian.Uint16(frame[12:]), frame[14:])
+}
+
+func (m *model) judgeSource(frame []byte) string {
 	if m.has(CheckMAC) && !bytes.Equal(frame[6:12], m.mac) {
 		return "spoofed_mac"
 	}
@@ -117,4 +125,113 @@ func (m *model) judgeARP(p []byte) string {
 		return "allowed"
 	}
 	return "spoofed_arp_ip"
+}
+
+// judgeConduct is about what a pod may send from its own address.
+func (m *model) judgeConduct(ethertype uint16, payload []byte) string {
+	looksInside := m.has(CheckDHCP | CheckRouter | CheckSourceRoute)
+	switch ethertype {
+	case etherIPv4:
+		if looksInside {
+			return m.conductIPv4(payload)
+		}
+	case etherIPv6:
+		if looksInside {
+			return m.conductIPv6(payload)
+		}
+	case etherARP, 0x8100, 0x88a8, 0x9100:
+	default:
+		if m.has(CheckEthertype) {
+			return "foreign_ethertype"
+		}
+	}
+	return "allowed"
+}
+
+func (m *model) conductIPv4(p []byte) string {
+	if len(p) < 20 || p[0]>>4 != 4 || p[0]&15 < 5 {
+		return "malformed"
+	}
+	header := int(p[0]&15) * 4
+	if m.has(CheckSourceRoute) && isSourceRouted(p[20:min(header, len(p))], p[20:]) {
+		return "source_routed"
+	}
+	if binary.BigEndian.Uint16(p[6:])&0x1fff != 0 {
+		return "allowed"
+	}
+	return m.conductTransport(p[9], p[min(header, len(p)):], 17, 1, [2]uint16{67, 68}, []byte{5})
+}
+
+// isSourceRouted walks options; the length of one may lie behind them.
+func isSourceRouted(options, rest []byte) bool {
+	for at := 0; at < len(options); {
+		switch options[at] {
+		case 0:
+			return false
+		case 131, 137:
+			return true
+		case 1:
+			at++
+			continue
+		}
+		if at+1 >= len(rest) || rest[at+1] < 2 {
+			return false
+		}
+		at += int(rest[at+1])
+	}
+	return false
+}
+
+func (m *model) conductIPv6(p []byte) string {
+	if len(p) < 40 || p[0]>>4 != 6 {
+		return "malformed"
+	}
+	next, rest, verdict := p[6], p[40:], ""
+	for range 7 {
+		if !slices.Contains([]byte{0, 43, 44, 51, 60}, next) {
+			if verdict != "" {
+				return verdict
+			}
+			return m.conductTransport(next, rest, 17, 58, [2]uint16{547, 546}, []byte{134, 137})
+		}
+		if len(rest) < 4 {
+			return cmp.Or(verdict, "malformed")
+		}
+		length := (int(rest[1]) + 1) * 8
+		switch next {
+		case 44:
+			if binary.BigEndian.Uint16(rest[2:])&0xfff8 != 0 {
+				return cmp.Or(verdict, "allowed")
+			}
+			length = 8
+		case 51:
+			length = (int(rest[1]) + 2) * 4
+		case 43:
+			if rest[2] == 0 && m.has(CheckSourceRoute) {
+				verdict = "source_routed"
+			}
+		}
+		next, rest = rest[0], rest[min(length, len(rest)):]
+	}
+	return cmp.Or(verdict, "malformed")
+}
+
+func (m *model) conductTransport(protocol byte, p []byte, udp, icmp byte, ports [2]uint16, types []byte) string {
+	switch {
+	case protocol == udp && m.has(CheckDHCP):
+		if len(p) < 4 {
+			return "malformed"
+		}
+		if binary.BigEndian.Uint16(p) == ports[0] && binary.BigEndian.Uint16(p[2:]) == ports[1] {
+			return "rogue_dhcp"
+		}
+	case protocol == icmp && m.has(CheckRouter):
+		if len(p) < 1 {
+			return "malformed"
+		}
+		if slices.Contains(types, p[0]) {
+			return "rogue_router"
+		}
+	}
+	return "allowed"
 }

@@ -10,11 +10,23 @@
 #define WEIR_IPV4_OFFSET_MASK 0x1fff /* RFC 791, 3.1: fragment offset */
 #define WEIR_DHCP_SERVER_PORT 67     /* RFC 2131, 4.1 */
 #define WEIR_DHCP_CLIENT_PORT 68
+#define WEIR_DHCPV6_SERVER_PORT 547 /* RFC 8415, 7.2 */
+#define WEIR_DHCPV6_CLIENT_PORT 546
+#define WEIR_ICMP_REDIRECT 5  /* RFC 792 */
+#define WEIR_ROUTING_TYPE_0 0 /* RFC 5095 */
+
+/* Options of IPv4 (RFC 791, 3.1). */
+#define WEIR_OPTION_END 0
+#define WEIR_OPTION_NOP 1
+#define WEIR_OPTION_LSRR 131 /* loose source and record route */
+#define WEIR_OPTION_SSRR 137 /* strict source and record route */
 
 /* Types of ICMPv6 (RFC 4443 and the documents that it names). */
 #define WEIR_MLD_REPORT 131		/* RFC 2710 */
 #define WEIR_MLD_DONE 132		/* RFC 2710 */
 #define WEIR_ROUTER_SOLICITATION 133	/* RFC 4861 */
+#define WEIR_ROUTER_ADVERTISEMENT 134	/* RFC 4861 */
+#define WEIR_REDIRECT 137		/* RFC 4861 */
 #define WEIR_NEIGHBOUR_SOLICITATION 135 /* RFC 4861 */
 #define WEIR_MLD2_REPORT 143		/* RFC 3810 */
 

@@ -20,7 +20,11 @@
 	X(SPOOFED_IPV6, spoofed_ipv6)            \
 	X(SPOOFED_ARP_MAC, spoofed_arp_mac)      \
 	X(SPOOFED_ARP_IP, spoofed_arp_ip)        \
-	X(RATE_LIMITED, rate_limited)
+	X(RATE_LIMITED, rate_limited)            \
+	X(ROGUE_DHCP, rogue_dhcp)                \
+	X(ROGUE_ROUTER, rogue_router)            \
+	X(SOURCE_ROUTED, source_routed)          \
+	X(FOREIGN_ETHERTYPE, foreign_ethertype)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

@@ -17,12 +17,16 @@ func _() {
 	_ = x[weirWeirVerdictWEIR_SPOOFED_ARP_MAC-6]
 	_ = x[weirWeirVerdictWEIR_SPOOFED_ARP_IP-7]
 	_ = x[weirWeirVerdictWEIR_RATE_LIMITED-8]
-	_ = x[weirWeirVerdictWEIR_VERDICT_MAX-9]
+	_ = x[weirWeirVerdictWEIR_ROGUE_DHCP-9]
+	_ = x[weirWeirVerdictWEIR_ROGUE_ROUTER-10]
+	_ = x[weirWeirVerdictWEIR_SOURCE_ROUTED-11]
+	_ = x[weirWeirVerdictWEIR_FOREIGN_ETHERTYPE-12]
+	_ = x[weirWeirVerdictWEIR_VERDICT_MAX-13]
 }
 
-const _weirWeirVerdict_name = "ALLOWEDMALFORMEDVLAN_TAGGEDSPOOFED_MACSPOOFED_IPV4SPOOFED_IPV6SPOOFED_ARP_MACSPOOFED_ARP_IPRATE_LIMITEDVERDICT_MAX"
+const _weirWeirVerdict_name = "ALLOWEDMALFORMEDVLAN_TAGGEDSPOOFED_MACSPOOFED_IPV4SPOOFED_IPV6SPOOFED_ARP_MACSPOOFED_ARP_IPRATE_LIMITEDROGUE_DHCPROGUE_ROUTERSOURCE_ROUTEDFOREIGN_ETHERTYPEVERDICT_MAX"
 
-var _weirWeirVerdict_index = [...]uint8{0, 7, 16, 27, 38, 50, 62, 77, 91, 103, 114}
+var _weirWeirVerdict_index = [...]uint8{0, 7, 16, 27, 38, 50, 62, 77, 91, 103, 113, 125, 138, 155, 166}
 
 func (i weirWeirVerdict) String() string {
 	idx := int(i) - 0

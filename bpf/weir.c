@@ -25,6 +25,7 @@
 #include "facts.h"
 #include "count.h"
 #include "source.h"
+#include "conduct.h"
 #include "rate.h"
 
 /* bpftool prog show prints these beside each program. */
@@ -69,6 +70,8 @@ int weir_egress(struct __sk_buff *skb)
 	if (!counters || !facts)
 		return TC_ACT_SHOT;
 	verdict = weir_source(skb, facts);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_conduct(skb);
 	size = weir_size_of(skb);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_EGRESS, size.bytes);

@@ -16,10 +16,15 @@ import (
 type weirWeirCheck uint32
 
 const (
-	weirWeirCheckWEIR_CHECK_MAC  weirWeirCheck = 1
-	weirWeirCheckWEIR_CHECK_IPV4 weirWeirCheck = 2
-	weirWeirCheckWEIR_CHECK_IPV6 weirWeirCheck = 4
-	weirWeirCheckWEIR_CHECK_VLAN weirWeirCheck = 8
+	weirWeirCheckWEIR_CHECK_MAC          weirWeirCheck = 1
+	weirWeirCheckWEIR_CHECK_IPV4         weirWeirCheck = 2
+	weirWeirCheckWEIR_CHECK_IPV6         weirWeirCheck = 4
+	weirWeirCheckWEIR_CHECK_VLAN         weirWeirCheck = 8
+	weirWeirCheckWEIR_CHECK_DHCP         weirWeirCheck = 16
+	weirWeirCheckWEIR_CHECK_ROUTER       weirWeirCheck = 32
+	weirWeirCheckWEIR_CHECK_SOURCE_ROUTE weirWeirCheck = 64
+	weirWeirCheckWEIR_CHECK_ETHERTYPE    weirWeirCheck = 128
+	weirWeirCheckWEIR_CHECK_CONDUCT      weirWeirCheck = 112
 )
 
 type weirWeirControl struct {
@@ -77,6 +82,26 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		RogueDhcp struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		RogueRouter struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		SourceRouted struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		ForeignEthertype struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 	Egress struct {
 		_       structs.HostLayout
@@ -125,6 +150,26 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		RogueDhcp struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		RogueRouter struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		SourceRouted struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		ForeignEthertype struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 }
 
@@ -156,16 +201,20 @@ type weirWeirRate struct {
 type weirWeirVerdict uint32
 
 const (
-	weirWeirVerdictWEIR_ALLOWED         weirWeirVerdict = 0
-	weirWeirVerdictWEIR_MALFORMED       weirWeirVerdict = 1
-	weirWeirVerdictWEIR_VLAN_TAGGED     weirWeirVerdict = 2
-	weirWeirVerdictWEIR_SPOOFED_MAC     weirWeirVerdict = 3
-	weirWeirVerdictWEIR_SPOOFED_IPV4    weirWeirVerdict = 4
-	weirWeirVerdictWEIR_SPOOFED_IPV6    weirWeirVerdict = 5
-	weirWeirVerdictWEIR_SPOOFED_ARP_MAC weirWeirVerdict = 6
-	weirWeirVerdictWEIR_SPOOFED_ARP_IP  weirWeirVerdict = 7
-	weirWeirVerdictWEIR_RATE_LIMITED    weirWeirVerdict = 8
-	weirWeirVerdictWEIR_VERDICT_MAX     weirWeirVerdict = 9
+	weirWeirVerdictWEIR_ALLOWED           weirWeirVerdict = 0
+	weirWeirVerdictWEIR_MALFORMED         weirWeirVerdict = 1
+	weirWeirVerdictWEIR_VLAN_TAGGED       weirWeirVerdict = 2
+	weirWeirVerdictWEIR_SPOOFED_MAC       weirWeirVerdict = 3
+	weirWeirVerdictWEIR_SPOOFED_IPV4      weirWeirVerdict = 4
+	weirWeirVerdictWEIR_SPOOFED_IPV6      weirWeirVerdict = 5
+	weirWeirVerdictWEIR_SPOOFED_ARP_MAC   weirWeirVerdict = 6
+	weirWeirVerdictWEIR_SPOOFED_ARP_IP    weirWeirVerdict = 7
+	weirWeirVerdictWEIR_RATE_LIMITED      weirWeirVerdict = 8
+	weirWeirVerdictWEIR_ROGUE_DHCP        weirWeirVerdict = 9
+	weirWeirVerdictWEIR_ROGUE_ROUTER      weirWeirVerdict = 10
+	weirWeirVerdictWEIR_SOURCE_ROUTED     weirWeirVerdict = 11
+	weirWeirVerdictWEIR_FOREIGN_ETHERTYPE weirWeirVerdict = 12
+	weirWeirVerdictWEIR_VERDICT_MAX       weirWeirVerdict = 13
 )
 
 // Names of all BPF objects in the ELF.

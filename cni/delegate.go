@@ -6,12 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
@@ -51,6 +54,29 @@ type options struct {
 	Enforcement string `json:"enforcement,omitempty"`
 	// Bandwidth is kept by the guard. A pod's own wish goes before it.
 	Bandwidth bandwidth `json:"bandwidth"`
+	// Allow names what pods may send that is refused otherwise.
+	Allow []string `json:"allow,omitempty"`
+}
+
+// switchable are the checks that a network can do without, by what it then allows.
+func switchable() map[string]bpf.Check {
+	return map[string]bpf.Check{
+		"dhcp-server":      bpf.CheckDHCP,
+		"router":           bpf.CheckRouter,
+		"source-routing":   bpf.CheckSourceRoute,
+		"other-ethertypes": bpf.CheckEthertype,
+	}
+}
+
+// checks are those that the network leaves on.
+func (o *options) checks() bpf.Check {
+	var all bpf.Check
+	for name, check := range switchable() {
+		if !slices.Contains(o.Allow, name) {
+			all |= check
+		}
+	}
+	return all
 }
 
 const (
@@ -101,6 +127,11 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 	}
 	if err := config.Weir.Bandwidth.validate(); err != nil {
 		return options{}, invalid("weir.bandwidth: %w", err)
+	}
+	for _, name := range config.Weir.Allow {
+		if _, known := switchable()[name]; !known {
+			return options{}, invalid("weir.allow: %q is none of %q", name, slices.Sorted(maps.Keys(switchable())))
+		}
 	}
 	switch config.Weir.Enforcement {
 	case "":

@@ -74,7 +74,7 @@ type sending struct {
 
 // guardSpec is what is known of a guard before its interface is there.
 func (j *job) guardSpec(may sending) loader.Spec {
-	checks := bpf.CheckMAC
+	checks := bpf.CheckMAC | j.option.checks()
 	if !may.tagged {
 		checks |= bpf.CheckVLAN
 	}

@@ -404,6 +404,8 @@ func TestOptions(t *testing.T) {
 		{"of a list", `{"name":"a","weir":{"enforcement":"bestEffort"},"plugins":[{"type":"x"}]}`, enforcementBestEffort, ""},
 		{"unknown", `{"name":"a","type":"x","weir":{"enforcement":"never"}}`, "", "weir.enforcement"},
 		{"mistyped", `{"name":"a","type":"x","weir":7}`, "", "weir"},
+		{"leave", `{"name":"a","type":"x","weir":{"allow":["dhcp-server","router","source-routing","other-ethertypes"]}}`, enforcementRequired, ""},
+		{"leave for what is not known", `{"name":"a","type":"x","weir":{"allow":["everything"]}}`, "", `weir.allow: "everything" is none of`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

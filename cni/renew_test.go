@@ -19,7 +19,8 @@ import (
 
 func TestGuardSpec(t *testing.T) {
 	t.Parallel()
-	const all = bpf.CheckMAC | bpf.CheckVLAN | bpf.CheckIPv4 | bpf.CheckIPv6
+	const conduct = bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckEthertype
+	const all = conduct | bpf.CheckMAC | bpf.CheckVLAN | bpf.CheckIPv4 | bpf.CheckIPv6
 	addresses := []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")}
 	tests := []struct {
 		name, config, chained string
@@ -30,12 +31,14 @@ func TestGuardSpec(t *testing.T) {
 	}{
 		{name: "native", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}`,
 			addresses: addresses, checks: all},
-		{name: "native without IPAM", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: bpf.CheckMAC | bpf.CheckVLAN},
-		{name: "a trunk", config: `{"cniVersion":"1.0.0","name":"lan","type":"bridge","vlanTrunk":[{"id":7}]}`, checks: bpf.CheckMAC},
+		{name: "native without IPAM", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN},
+		{name: "a trunk", config: `{"cniVersion":"1.0.0","name":"lan","type":"bridge","vlanTrunk":[{"id":7}]}`, checks: conduct | bpf.CheckMAC},
+		{name: "with leave", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["router","other-ethertypes"]}}`,
+			addresses: addresses, checks: all &^ bpf.CheckRouter &^ bpf.CheckEthertype},
 		{name: "executed", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, addresses: addresses, checks: all},
-		{name: "executed, without addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, checks: bpf.CheckMAC | bpf.CheckVLAN},
+		{name: "executed, without addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN},
 		{name: "chained", config: `{"cniVersion":"1.0.0","name":"lan","type":"weir"}`, chained: "net1", addresses: addresses, checks: all},
-		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: bpf.CheckMAC | bpf.CheckVLAN,
+		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN,
 			runtimeConfig: map[string]any{"bandwidth": map[string]any{"egressRate": 1000000}}, egress: loader.Rate{BitsPerSecond: 1000000}},
 	}
 	for _, test := range tests {
