@@ -4,6 +4,7 @@ package ctl
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,14 +45,18 @@ entry in the runtime's configuration, what becomes of each key of Multus's, what
 the agent must be told, and what is done to which file. Nothing is changed.
 
 With --apply it is done. At every instant the runtime finds Multus's configuration
-or weir's, whole. With --revert every file is as it was before, to the byte, unless
+or weir's, whole. Where it was cut off it can be run again, and where all is done it
+changes nothing. With --revert every file is as it was before, to the byte, unless
 somebody has changed one since: then nothing is done, and --force restores it.
 
 It runs as root on the node, or in the agent's pod, which has the node's
-directories at their own paths. The cluster is not touched: what is to be done
-about Multus's DaemonSet and the agent's settings is in the plan.
+directories at their own paths. The agent is asked whether it could attach a pod.
+The cluster is not touched: what is to be done about Multus's DaemonSet and the
+agent's settings is in the plan.
 
-The exit code is 1 when there is no Multus, or something is in the way.`,
+The exit code is 0 when the plan can be carried out, or has been; 1 when there is
+no Multus, something is in the way or --revert has nothing to undo; 2 for a command
+line that is wrong.`,
 		Example: `  # What would change on this node
   weirctl migrate
 
@@ -62,6 +67,9 @@ The exit code is 1 when there is no Multus, or something is in the way.`,
   # With the configuration of a thick Multus's daemon, which only the cluster has
   kubectl -n kube-system get configmap multus-daemon-config -o jsonpath='{.data.daemon-config\.json}' |
     kubectl -n weir-system exec -i POD -- weirctl migrate --daemon-config -
+
+  # Is this node migrated?
+  weirctl migrate -o json | jq .applied
 
   # What becomes of each key
   weirctl migrate -o json | jq '.keys[] | {name, verdict, why}'
@@ -84,6 +92,7 @@ The exit code is 1 when there is no Multus, or something is in the way.`,
 	flags.StringVar(&o.BinDir, "cni-bin-dir", install.DefaultBinDir, "the runtime's directory of plugins")
 	flags.StringVar(&o.DaemonConfig, "daemon-config", "", "the configuration of a thick Multus's daemon, - for the standard input; default: multus.d/daemon-config.json in --cni-conf-dir")
 	flags.StringVar(&o.NetworkName, "network-name", "", "the name that weir's entry bears where no agent keeps it; default: the default network's")
+	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "the agent's socket, where weir's entry names none")
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "the agent's state, where the way back is written down")
 	flags.StringVarP(&o.output, "output", "o", "table", "one of "+strings.Join(planOutputs(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(planOutputs(), cobra.ShellCompDirectiveNoFileComp))
@@ -116,19 +125,35 @@ func (o *migrateOptions) run(cmd *cobra.Command) error {
 	if err := o.readDaemon(cmd.InOrStdin()); err != nil {
 		return err
 	}
-	plan, err := migrate.Inspect(o.Options)
+	if o.Socket != api.DefaultSocket {
+		o.Settings = map[string]any{"socket": o.Socket}
+	}
+	plan, err := o.inspect(cmd.Context())
 	if err != nil {
 		return err
 	}
 	if len(plan.Problems) > 0 {
 		return errors.Join(renderPlan(cmd.OutOrStdout(), plan, o.output), errCannotMigrate)
 	}
-	if o.apply {
+	if o.apply && !plan.Applied {
 		if err := plan.Apply(); err != nil {
 			return err
 		}
 	}
 	return renderPlan(cmd.OutOrStdout(), plan, o.output)
+}
+
+// inspect makes the plan. What a migration that was cut off has left is undone first
+// where there is to be another.
+func (o *migrateOptions) inspect(ctx context.Context) (*migrate.Plan, error) {
+	plan, err := migrate.Inspect(ctx, o.Options)
+	if err != nil || !o.apply || !plan.Interrupted {
+		return plan, err
+	}
+	if _, err := migrate.Revert(o.Options); err != nil {
+		return nil, err
+	}
+	return migrate.Inspect(ctx, o.Options)
 }
 
 func (o *migrateOptions) readDaemon(stdin io.Reader) error {
@@ -166,8 +191,12 @@ func renderPlan(w io.Writer, plan *migrate.Plan, output string) error {
 		return renderDocument(w, plan, output)
 	}
 	text := plan.String()
-	if plan.Applied {
-		text += "\nDone. The next pod is attached by weir. The way back: weirctl migrate --revert\n"
+	switch {
+	case len(plan.Problems) > 0:
+	case plan.Applied:
+		text += "\nDone: the next pod is attached by weir. The way back: weirctl migrate --revert\n"
+	default:
+		text += "\nNothing was changed. To have it done: weirctl migrate --apply\n"
 	}
 	_, err := io.WriteString(w, text)
 	return err

@@ -5,6 +5,10 @@ package ctl
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
+
+	"github.com/weir-cni/weir/migrate"
 )
 
 const (
@@ -20,12 +26,13 @@ const (
 	flannel = `{"cniVersion":"0.3.1","name":"cbr0","plugins":[{"type":"flannel"},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 )
 
-// multusNode is a node that runs the thin Multus before flannel, and has weir's plugin.
-type multusNode struct{ conf, bin, state string }
+// multusNode is a node that runs the thin Multus before flannel, and has weir's plugin
+// and an agent.
+type multusNode struct{ conf, bin, state, socket string }
 
 func newMultusNode(t *testing.T) *multusNode {
 	t.Helper()
-	n := &multusNode{t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "state")}
+	n := &multusNode{t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "state"), agentOn(t)}
 	files := map[string]string{
 		filepath.Join(n.conf, "00-multus.conf"):      strings.ReplaceAll(thinMultus, "%s", n.conf),
 		filepath.Join(n.conf, "10-flannel.conflist"): flannel,
@@ -39,6 +46,22 @@ func newMultusNode(t *testing.T) *multusNode {
 	return n
 }
 
+// agentOn is the socket of an agent that could attach pods.
+func agentOn(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }),
+	}}
+	server.Start()
+	t.Cleanup(server.Close)
+	return socket
+}
+
 // migrate runs weirctl migrate on the node.
 func (n *multusNode) migrate(args ...string) (code int, stdout, stderr string) {
 	return n.migrateWith("", args...)
@@ -49,7 +72,7 @@ func (n *multusNode) migrate(args ...string) (code int, stdout, stderr string) {
 func (n *multusNode) migrateWith(stdin string, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	cmd := New("v1")
-	cmd.SetArgs(append([]string{"migrate", "--cni-conf-dir", n.conf, "--cni-bin-dir", n.bin, "--state-dir", n.state}, args...))
+	cmd.SetArgs(append(n.flags(), args...))
 	cmd.SetIn(strings.NewReader(stdin))
 	cmd.SetOut(&out)
 	cmd.SetErr(&errs)
@@ -57,8 +80,12 @@ func (n *multusNode) migrateWith(stdin string, args ...string) (code int, stdout
 	if err != nil {
 		errs.WriteString(err.Error())
 	}
-	usual := strings.NewReplacer(n.conf, "/etc/cni/net.d", n.bin, "/opt/cni/bin", n.state, "/var/lib/weir")
+	usual := strings.NewReplacer(n.conf, "/etc/cni/net.d", n.bin, "/opt/cni/bin", n.state, "/var/lib/weir", n.socket, "/run/weir/weir.sock")
 	return exitCode(err), usual.Replace(out.String()), usual.Replace(errs.String())
+}
+
+func (n *multusNode) flags() []string {
+	return []string{"migrate", "--cni-conf-dir", n.conf, "--cni-bin-dir", n.bin, "--state-dir", n.state, "--socket", n.socket}
 }
 
 // files are the names in the directory of configurations, with the first line of each.
@@ -89,8 +116,8 @@ func TestMigrateShowsAndChangesNothing(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Multus, the thin deployment", "00-multus.conf", `"type": "weir"`, `"portMappings": true`, "10-flannel.conflist",
-		"namespaceIsolation", "logLevel", "no effect", "ConfigMap weir-settings", "  namespaceIsolation: true\n", "What is done:",
-		"00-multus.conf.before-weir", "kubectl drain",
+		"namespaceIsolation", "logLevel", "no effect", "ConfigMap weir-settings", "  namespaceIsolation: true\n", "What --apply does:",
+		"00-multus.conf.before-weir", "kubectl drain", "Nothing was changed.",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the plan does not say %q:\n%s", want, out)
@@ -124,15 +151,18 @@ func TestMigrateAndBack(t *testing.T) {
 	t.Parallel()
 	n := newMultusNode(t)
 	before := n.files(t)
-	if code, out, errs := n.migrate("--apply"); code != ExitOK || !strings.Contains(out, "Done.") {
+	if code, out, errs := n.migrate("--apply"); code != ExitOK || !strings.Contains(out, "Done:") {
 		t.Fatalf("exit %d, %s\n%s", code, errs, out)
 	}
 	between := n.files(t)
 	if between["00-multus.conf"] != "" || !strings.Contains(between["00-weir.conflist"], `"type": "weir"`) {
 		t.Errorf("after --apply: %v", between)
 	}
-	if code, _, errs := n.migrate("--apply"); code != ExitFailed || !strings.Contains(errs, "cannot be migrated") {
-		t.Errorf("a second --apply: exit %d, %s", code, errs)
+	if code, out, errs := n.migrate("--apply"); code != ExitOK || !strings.Contains(out, "Done:") {
+		t.Errorf("a second --apply: exit %d, %s\n%s", code, errs, out)
+	}
+	if diff := cmp.Diff(between, n.files(t)); diff != "" {
+		t.Errorf("a second --apply changes something:\n%s", diff)
 	}
 	if code, _, errs := n.migrate("--revert"); code != ExitOK {
 		t.Fatalf("exit %d, %s", code, errs)
@@ -148,6 +178,32 @@ func TestMigrateAndBack(t *testing.T) {
 	}
 	if code, _, errs := n.migrate("--revert"); code != ExitFailed || !strings.Contains(errs, "nothing has been migrated") {
 		t.Errorf("a second --revert: exit %d, %s", code, errs)
+	}
+}
+
+// Where weirctl migrate --apply was cut off it is run again.
+func TestMigrateAfterItWasCutOff(t *testing.T) {
+	t.Parallel()
+	n := newMultusNode(t)
+	n.migrate("--apply")
+	done := n.files(t)
+	file := filepath.Join(n.conf, "00-multus.conf")
+	if err := os.Rename(file+migrate.Suffix, file); err != nil {
+		t.Fatal(err)
+	}
+	half := n.files(t)
+	code, out, errs := n.migrate()
+	if code != ExitOK || !strings.Contains(out, "was cut off") || !strings.Contains(out, "What --revert does:\n  1. remove /etc/cni/net.d/00-weir.conflist\n") {
+		t.Errorf("exit %d, %s\n%s", code, errs, out)
+	}
+	if diff := cmp.Diff(half, n.files(t)); diff != "" {
+		t.Errorf("something was changed:\n%s", diff)
+	}
+	if code, out, errs := n.migrate("--apply"); code != ExitOK || !strings.Contains(out, "Done:") {
+		t.Errorf("exit %d, %s\n%s", code, errs, out)
+	}
+	if diff := cmp.Diff(done, n.files(t)); diff != "" {
+		t.Errorf("not as after one that went through:\n%s", diff)
 	}
 }
 
@@ -171,6 +227,8 @@ func TestMigrateRefuses(t *testing.T) {
 		{"a name that cannot be", []string{"--network-name", "a/b"}, ExitFailed, "cannot be migrated"},
 		{"a flag", []string{"--nonsense"}, ExitUsage, "nonsense"},
 		{"a revert of nothing", []string{"--revert"}, ExitFailed, "nothing has been migrated"},
+		{"no agent", []string{"--socket", "/none"}, ExitFailed, "cannot be migrated"},
+		{"a directory that is not there", []string{"--cni-conf-dir", "/none"}, ExitFailed, "/none: no such file"},
 		{"a directory that is a file", []string{"--cni-conf-dir", "/dev/null"}, ExitFailed, "/dev/null"},
 	}
 	for _, test := range tests {
@@ -250,7 +308,7 @@ func TestMigrateViews(t *testing.T) {
 		{golden: "migrate-none", files: map[string]string{"00-multus.conf": ""}, code: ExitFailed},
 		{golden: "migrate-apply", files: map[string]string{"00-multus.conf": thinAuto, "00-weir.conflist": agentsEntry}, args: []string{"--apply"}},
 		{golden: "migrate-twice", files: map[string]string{"00-multus.conf": thinAuto, "00-weir.conflist": agentsEntry},
-			first: []string{"--apply"}, code: ExitFailed},
+			first: []string{"--apply"}},
 		{golden: "migrate-revert", files: map[string]string{"00-multus.conf": thinAuto}, first: []string{"--apply"}, args: []string{"--revert"}},
 	}
 	for _, test := range tests {
@@ -304,7 +362,8 @@ func (n *multusNode) put(t *testing.T, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
 		path := filepath.Join(n.conf, name)
-		err := os.WriteFile(path, []byte(strings.ReplaceAll(content, "%s", n.conf)), 0o600)
+		here := strings.NewReplacer("%s", n.conf, "/run/weir/weir.sock", n.socket)
+		err := os.WriteFile(path, []byte(here.Replace(content)), 0o600)
 		if content == "" {
 			err = os.Remove(path)
 		}
@@ -381,8 +440,7 @@ func TestMigrateWriteErrorsAreTold(t *testing.T) {
 	for _, output := range planOutputs() {
 		n := newMultusNode(t)
 		var stderr bytes.Buffer
-		args := []string{"migrate", "--cni-conf-dir", n.conf, "--cni-bin-dir", n.bin, "--state-dir", n.state, "-o", output}
-		if code := Run(args, "v1", brokenPipe{}, &stderr); code != ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
+		if code := Run(append(n.flags(), "-o", output), "v1", brokenPipe{}, &stderr); code != ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
 			t.Errorf("%s: exit code %d, stderr %q", output, code, &stderr)
 		}
 	}

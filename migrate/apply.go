@@ -150,6 +150,11 @@ func revert(o Options) ([]Operation, error) {
 		if err := s.undo(); err != nil {
 			return nil, err
 		}
+		if s.Do == doWrite {
+			if err := install.RemoveTemporary(filepath.Dir(s.Path)); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return operations, remove(journalPath(o.StateDir))
 }

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/install"
 )
 
@@ -80,7 +84,7 @@ func (n *node) write(name, content string) {
 // plan is the node's, with nothing in the way.
 func (n *node) plan() *Plan {
 	n.t.Helper()
-	p, err := Inspect(n.Options)
+	p, err := Inspect(n.t.Context(), n.Options)
 	n.must(err)
 	if len(p.Problems) > 0 {
 		n.t.Fatalf("in the way: %q", p.Problems)
@@ -221,11 +225,11 @@ func TestThickWhoseDaemonsConfigurationIsElsewhere(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel})
 	n.must(os.Remove(n.path("multus.d/daemon-config.json")))
-	if p, err := Inspect(n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, " "), "get configmap multus-daemon-config") {
+	if p, err := Inspect(t.Context(), n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, " "), "get configmap multus-daemon-config") {
 		t.Errorf("%v %q", err, p.Problems)
 	}
 	n.DaemonConfig = filepath.Join(t.TempDir(), "daemon.json")
-	if p, err := Inspect(n.Options); err != nil || len(p.Problems) != 1 {
+	if p, err := Inspect(t.Context(), n.Options); err != nil || len(p.Problems) != 1 {
 		t.Errorf("a file that is given and not there: %v %q", err, p.Problems)
 	}
 	n.must(os.WriteFile(n.DaemonConfig, []byte(daemon), 0o600))
@@ -305,7 +309,7 @@ func TestTheDaemonsConfigurationAsItIsGiven(t *testing.T) {
 		t.Errorf("%v of %q", p.Settings, p.Files)
 	}
 	n.Daemon = []byte{}
-	if p, err := Inspect(n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, ""), "given: unexpected end") {
+	if p, err := Inspect(t.Context(), n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, ""), "given: unexpected end") {
 		t.Errorf("nothing given: %v %q", err, p.Problems)
 	}
 }
@@ -411,6 +415,8 @@ func TestWhatIsInTheWay(t *testing.T) {
 			"10-flannel.conflist": flannel, "00-weir.conflist": agents(`"binDir":"/opt/other/bin",`)}, want: "and Multus has first and second, in full"},
 		{name: "an agent, and another network in full", files: map[string]string{"00-multus.conf": strings.ReplaceAll(thinAuto, "cbr0", "x"),
 			"10-flannel.conflist": flannel, "00-weir.conflist": agents("")}, want: "and Multus has x, in full"},
+		{name: "a key twice", files: map[string]string{"00-multus.conf": `{"name":"m","type":"multus","clusterNetwork":"a","clusternetwork":"b"}`},
+			want: "clusterNetwork is there twice"},
 		{name: "an agent, and another name", files: map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel,
 			"00-weir.conflist": agents("")}, do: func(n *node) { n.NetworkName = "m" }, want: "is called cbr0"},
 		{name: "a name that libcni refuses", files: map[string]string{"00-multus.conf": `{"name":"","type":"multus","clusterNetwork":"a"}`},
@@ -423,7 +429,7 @@ func TestWhatIsInTheWay(t *testing.T) {
 				c.do(n)
 			}
 			before := n.snapshot()
-			p, err := Inspect(n.Options)
+			p, err := Inspect(t.Context(), n.Options)
 			n.must(err)
 			if !strings.Contains(strings.Join(p.Problems, "\n"), c.want) {
 				t.Errorf("%q, want %q", p.Problems, c.want)
@@ -444,16 +450,19 @@ func TestWhatIsInTheWay(t *testing.T) {
 func TestOptionsThatCannotBe(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"a/b.conflist", "a.conf", ".a.conflist"} {
-		if _, err := Inspect(Options{Name: name}); err == nil {
+		if _, err := Inspect(t.Context(), Options{Name: name}); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 		if _, err := Revert(Options{Name: name}); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}
+	if _, err := Inspect(t.Context(), Options{ConfDir: filepath.Join(t.TempDir(), "none")}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
 	n := newNode(t, map[string]string{"00-multus.conf": thinInline})
 	n.Settings = map[string]any{"type": "x"}
-	if p, err := Inspect(n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, ""), "type is no setting") {
+	if p, err := Inspect(t.Context(), n.Options); err != nil || !strings.Contains(strings.Join(p.Problems, ""), "type is no setting") {
 		t.Errorf("%v", err)
 	}
 }
@@ -464,7 +473,7 @@ func TestPlanAsJSON(t *testing.T) {
 		"thick": {"00-multus.conf": thick, "10-flannel.conflist": flannel}, "nothing": nil,
 	} {
 		n := newNode(t, files)
-		p, err := Inspect(n.Options)
+		p, err := Inspect(t.Context(), n.Options)
 		n.must(err)
 		data, err := json.Marshal(p)
 		n.must(err)
@@ -504,8 +513,12 @@ func TestApplyAndRevert(t *testing.T) {
 					t.Errorf("%s is there", path)
 				}
 			}
-			if again, err := Inspect(n.Options); err != nil || again.Apply() == nil {
-				t.Errorf("migrated twice: %v", err)
+			again, err := Inspect(t.Context(), n.Options)
+			if err != nil || !again.Applied || !slices.Equal(again.Operations, p.Operations) || len(again.Problems) > 0 {
+				t.Errorf("what is done does not show: %v, %+v", err, again)
+			}
+			if again.Apply() == nil {
+				t.Error("migrated twice")
 			}
 			n.revert()
 			if diff := cmp.Diff(before, n.snapshot()); diff != "" {
@@ -559,7 +572,15 @@ func TestACrashBetweenAnyTwoSteps(t *testing.T) {
 				}
 				// A write that was cut off leaves this.
 				n.must(os.WriteFile(filepath.Join(n.StateDir, ".weir-new-1"), []byte("half"), 0o600))
-				n.revert()
+				n.must(os.WriteFile(n.path(".weir-new-1"), []byte("half"), 0o600))
+				halfway, err := Inspect(t.Context(), n.Options)
+				n.must(err)
+				if whole := applied == steps && reverted == 0; halfway.Applied != whole || halfway.Interrupted == whole || len(halfway.Problems) > 0 {
+					t.Errorf("applied %t, interrupted %t, in the way %q", halfway.Applied, halfway.Interrupted, halfway.Problems)
+				}
+				if operations := n.revert(); halfway.Interrupted && !slices.Equal(halfway.Operations, operations) {
+					t.Errorf("%v was announced, %v was done", halfway.Operations, operations)
+				}
 				uses("multus-shim")
 				if diff := cmp.Diff(before, n.snapshot()); diff != "" {
 					t.Errorf("not as before:\n%s", diff)
@@ -714,6 +735,130 @@ func TestAStepThatFailsIsUndoneWithTheOthers(t *testing.T) {
 	}
 }
 
+func TestWhatHasBecomeOfAMigratedNode(t *testing.T) {
+	t.Parallel()
+	flannelAndMultus := map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel}
+	withAgent := map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel, "00-weir.conflist": agents("")}
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		do    func(n *node)
+		// want is what is in the way; empty for a migration that was cut off.
+		want string
+	}{
+		{"Multus wrote its file as it was", flannelAndMultus, func(n *node) { n.write("00-multus.conf", thick) }, "00-multus.conf is there again"},
+		{"Multus wrote another", flannelAndMultus, func(n *node) { n.write("00-multus.conf", thinAuto) }, "--force"},
+		{"Multus wrote one of another name", flannelAndMultus, func(n *node) { n.write("00-a.conf", thinAuto) }, "reads CONFDIR/00-a.conf first"},
+		{"somebody else's file goes first", flannelAndMultus, func(n *node) { n.write("00-a.conf", `{"name":"a","type":"bridge"}`) }, "reads CONFDIR/00-a.conf first"},
+		{"a broken file", flannelAndMultus, func(n *node) { n.write("00-a.conf", "{") }, "CONFDIR/00-a.conf: unexpected end"},
+		{"the entry is gone", flannelAndMultus, func(n *node) { n.must(os.Remove(n.path("00-weir.conflist"))) }, ""},
+		{"the agent's entry is gone", withAgent, func(n *node) { n.must(os.Remove(n.path("00-weir.conflist"))) }, "reads CONFDIR/10-flannel.conflist first"},
+		{"everything is gone", withAgent, func(n *node) {
+			n.must(os.Remove(n.path("00-weir.conflist")))
+			n.must(os.Remove(n.path("10-flannel.conflist")))
+		}, "no other configuration"},
+		{"Multus's file is back by hand", flannelAndMultus,
+			func(n *node) { n.must(os.Rename(n.path("00-multus.conf.before-weir"), n.path("00-multus.conf"))) }, ""},
+		{"the journal is broken", flannelAndMultus, func(n *node) { n.must(os.WriteFile(journalPath(n.StateDir), nil, 0o600)) }, "migration.json"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, c.files)
+			n.must(n.plan().Apply())
+			c.do(n)
+			before := n.snapshot()
+			p, err := Inspect(t.Context(), n.Options)
+			n.must(err)
+			if p.Applied || p.Interrupted != (c.want == "") {
+				t.Errorf("applied %t, interrupted %t", p.Applied, p.Interrupted)
+			}
+			if want := strings.ReplaceAll(c.want, "CONFDIR", n.ConfDir); !strings.Contains(strings.Join(p.Problems, "\n"), want) {
+				t.Errorf("%q, want %q", p.Problems, want)
+			}
+			if p.Apply() == nil {
+				t.Error("it is applied")
+			}
+			if diff := cmp.Diff(before, n.snapshot()); diff != "" {
+				t.Errorf("something was changed:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheAgentIsAsked(t *testing.T) {
+	t.Parallel()
+	const own = `"socket":"OWN",`
+	for _, c := range []struct {
+		name, entry string
+		answer      http.HandlerFunc
+		want        string
+	}{
+		{"it could", "", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }, ""},
+		{"it could not", "", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"error":{"code":50,"msg":"no such network","details":"lan"}}`)
+		}, "could attach no pod at the moment: no such network; lan"},
+		{"it is another program", "", http.NotFound, "answers 404 Not Found"},
+		{"there is none", "", nil, "does not answer on SOCKET"},
+		{"it has another socket", own, nil, "does not answer on OWN"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel})
+			if c.entry != "" {
+				n.write("00-weir.conflist", strings.Replace(agents(""), `"socket":"/run/weir/weir.sock",`, c.entry, 1))
+			}
+			var asked api.CNIRequest
+			n.Socket = listenOn(t, c.answer, &asked)
+			p, err := Inspect(t.Context(), n.Options)
+			n.must(err)
+			if want := strings.ReplaceAll(c.want, "SOCKET", n.Socket); !strings.Contains(strings.Join(p.Problems, "\n"), want) || (want == "") != (len(p.Problems) == 0) {
+				t.Errorf("%q, want %q", p.Problems, want)
+			}
+			if c.answer == nil {
+				return
+			}
+			var config map[string]any
+			n.must(json.Unmarshal(asked.Config, &config))
+			want := map[string]any{"cniVersion": "1.0.0", "name": "cbr0", "type": "weir", "clusterNetwork": n.path("10-flannel.conflist")}
+			if diff := cmp.Diff(want, config); asked.Command != "STATUS" || asked.Path != n.BinDir || diff != "" {
+				t.Errorf("asked %+v (-want +got):\n%s", asked, diff)
+			}
+		})
+	}
+}
+
+// listenOn serves what is posted on a socket, and keeps it; nothing without an answer.
+func listenOn(t *testing.T, answer http.HandlerFunc, asked *api.CNIRequest) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	if answer == nil {
+		return socket
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := json.NewDecoder(r.Body).Decode(asked); err != nil {
+			t.Error(err)
+		}
+		answer(w, r)
+	})}}
+	server.Start()
+	t.Cleanup(server.Close)
+	return socket
+}
+
+func TestADefaultNetworkThatIsNoLongerAsMultusHasIt(t *testing.T) {
+	t.Parallel()
+	for changed, want := range map[string]bool{flannel: false, strings.Replace(flannel, "true", "false", 1): true} {
+		n := newNode(t, map[string]string{"00-multus.conf": thinAuto, "10-flannel.conflist": changed, "00-weir.conflist": agents("")})
+		if notes := strings.Join(n.plan().Notes, "\n"); strings.Contains(notes, "with weir the file counts") != want {
+			t.Errorf("want it %t: %s", want, notes)
+		}
+	}
+}
+
 func TestOneMigrationAtATime(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, map[string]string{"00-multus.conf": thick, "10-flannel.conflist": flannel})
@@ -749,7 +894,7 @@ func FuzzInspect(f *testing.F) {
 		n := newNode(t, map[string]string{"10-flannel.conflist": flannel})
 		n.write("00-multus.conf", string(data))
 		before := n.snapshot()
-		p, err := Inspect(n.Options)
+		p, err := Inspect(t.Context(), n.Options)
 		n.must(err)
 		_ = p.String()
 		if len(p.Problems) > 0 {

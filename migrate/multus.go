@@ -39,6 +39,9 @@ type found struct {
 // findMultus reads every configuration in the runtime's directory. A file counts by the
 // type that it has, not by its name.
 func findMultus(dir string) (*found, error) {
+	if _, err := os.ReadDir(dir); err != nil {
+		return nil, fmt.Errorf("listing: %w", err)
+	}
 	paths, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
 		return nil, fmt.Errorf("listing %s: %w", dir, err)

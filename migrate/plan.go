@@ -4,10 +4,12 @@ package migrate
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +37,9 @@ type Options struct {
 	NetworkName string
 	// Settings are further keys of weir's entry. They go before those of Multus.
 	Settings map[string]any
+	// Socket is that of the agent, which is asked whether it could attach a pod with the
+	// entry; an entry's own goes before it. Optional: nobody is asked without it.
+	Socket string
 	// StateDir is where the journal is kept. Default: api.DefaultStateDir.
 	StateDir string
 	// Force has Revert restore files that somebody has changed since.
@@ -73,6 +78,9 @@ type Plan struct {
 	Operations []Operation `json:"operations"`
 	// Applied tells that they have been done.
 	Applied bool `json:"applied"`
+	// Interrupted tells that an Apply or a Revert was cut off on this node. Operations are
+	// those with which Revert undoes it, and there is a plan only after that.
+	Interrupted bool `json:"interrupted"`
 	// Notes are what the node's owner should know and do.
 	Notes []string `json:"notes"`
 	// Problems are why the plan cannot be applied; none when it can.
@@ -108,8 +116,9 @@ type Operation struct {
 const Suffix = ".before-weir"
 
 // Inspect makes the plan of a node. It changes nothing. What is in the way of the
-// migration is in the plan; the error is that of a directory that cannot be read.
-func Inspect(o Options) (*Plan, error) {
+// migration is in the plan; the error is that of a directory that cannot be read. On a
+// node that has been migrated it is what was done.
+func Inspect(ctx context.Context, o Options) (*Plan, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("inspecting Multus: %w", err)
@@ -122,10 +131,12 @@ func Inspect(o Options) (*Plan, error) {
 		APIVersion: api.Version, Files: []string{}, Keys: []Key{}, Settings: map[string]any{}, Operations: []Operation{},
 		Notes: []string{}, Problems: []string{}, Path: filepath.Join(o.ConfDir, o.Name), options: o,
 	}
+	if p.hasJournal() {
+		p.resume(all)
+		return p, nil
+	}
 	if p.checkNode(all); len(all.files) == 0 {
-		if !p.isMigrated() {
-			p.problem("there is no configuration of Multus in %s", o.ConfDir)
-		}
+		p.problem("there is no configuration of Multus in %s", o.ConfDir)
 		return p, nil
 	}
 	for _, m := range all.files {
@@ -139,6 +150,8 @@ func Inspect(o Options) (*Plan, error) {
 	}
 	if err := p.planSteps(entry, all.files); err != nil {
 		p.problem("%v", err)
+	} else {
+		p.askAgent(ctx)
 	}
 	p.note(all, effective, entry)
 	return p, nil
@@ -162,14 +175,6 @@ func (p *Plan) checkNode(all *found) {
 	if info, err := os.Stat(plugin); err != nil || info.Mode()&0o111 == 0 {
 		p.problem("the plugin %s is not there: install weir on the node first", plugin)
 	}
-	if p.isMigrated() {
-		p.problem("this node has been migrated already, or half: %s has the journal. Revert first", p.options.StateDir)
-	}
-}
-
-func (p *Plan) isMigrated() bool {
-	_, err := os.Lstat(journalPath(p.options.StateDir))
-	return err == nil
 }
 
 // keys are Multus's configuration as it is in force, by the names that weir knows.
@@ -212,7 +217,9 @@ func (p *Plan) addDaemon(effective keys) {
 
 // addKeys puts the keys of a file over those that are there.
 func (p *Plan) addKeys(effective keys, path string, all map[string]json.RawMessage) {
-	for name, value := range all {
+	var seen []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		value := all[name]
 		key := Key{Name: name, Value: value, File: path, Verdict: Unknown, Why: "Multus has no such key, nor has weir"}
 		if k := knownKey(name); k != nil {
 			key.Name, key.Verdict, key.Why = k.name, k.verdict, k.why
@@ -221,6 +228,10 @@ func (p *Plan) addKeys(effective keys, path string, all map[string]json.RawMessa
 			}
 			effective[k.name] = value
 		}
+		if slices.Contains(seen, key.Name) {
+			p.problem("%s: %s is there twice, in upper and lower case", path, key.Name)
+		}
+		seen = append(seen, key.Name)
 		p.Keys = slices.DeleteFunc(p.Keys, func(other Key) bool { return other.Name == key.Name })
 		p.Keys = append(p.Keys, key)
 	}

@@ -18,12 +18,12 @@ func (p *Plan) note(all *found, effective keys, entry install.Entry) {
 	name := text(effective["name"])
 	p.Notes = append(p.Notes,
 		"Multus writes its file again when one of its containers starts, and a thick daemon also when the default network's "+
-			"file changes. Before the first node: take the DaemonSet away and leave its pods running: "+
-			"kubectl -n kube-system delete daemonset kube-multus-ds --cascade=orphan. When this node is migrated: "+
+			"file changes. Take its DaemonSet away before the first node, and its pod when this node is migrated:\n"+
+			"kubectl -n kube-system delete daemonset kube-multus-ds --cascade=orphan\n"+
 			"kubectl -n kube-system delete pods -l app=multus --field-selector spec.nodeName=NODE",
 		"Pods that run go on as they are. Those that Multus attached are deleted with the default network's plugin alone: "+
-			"addresses of their other networks stay reserved. Drain the node before, if it is not to be so: "+
-			"kubectl drain NODE --ignore-daemonsets --delete-emptydir-data",
+			"addresses of their other networks stay reserved. If that is not to be so, drain the node first:\n"+
+			"kubectl drain NODE --ignore-daemonsets --delete-emptydir-data --pod-selector='app!=multus'",
 	)
 	if name != "" && name != entry.Name {
 		p.Notes = append(p.Notes, fmt.Sprintf("The network is called %s for the runtime, and no longer %s. Where CRI-O's "+
@@ -84,12 +84,14 @@ func (p *Plan) writeKeys(b *strings.Builder) {
 }
 
 func (p *Plan) writeOperations(b *strings.Builder) {
-	title := "\nWhat is done:\n"
+	title := "\nWhat --apply does:\n"
 	switch {
 	case len(p.Operations) == 0:
 		return
 	case p.Applied:
 		title = "\nWhat was done:\n"
+	case p.Interrupted:
+		title = "\nWhat --revert does:\n"
 	}
 	b.WriteString(title)
 	for i, o := range p.Operations {
@@ -103,7 +105,7 @@ func writeList(b *strings.Builder, title string, items []string) {
 	}
 	b.WriteString(title + "\n")
 	for _, item := range items {
-		fmt.Fprintf(b, "  - %s\n", item)
+		fmt.Fprintf(b, "  - %s\n", strings.ReplaceAll(item, "\n", "\n      "))
 	}
 }
 

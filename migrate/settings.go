@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -96,6 +97,9 @@ func (p *Plan) compare(wanted install.Entry) error {
 		p.problem("weir's entry %s has the default network %s, and Multus has %s: have the agent that keeps the entry take "+
 			"that file (--default-network); where none keeps it, remove the entry",
 			p.Path, networkText(there), networkText(wanted))
+	} else if path := differingFile(there, wanted); path != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("Multus has a copy of the default network, and %s is no longer the same: "+
+			"with weir the file counts", path))
 	}
 	if name := p.options.NetworkName; name != "" && name != there.Name {
 		p.problem("weir's entry %s is called %s: an agent that keeps it gives it the default network's name", p.Path, there.Name)
@@ -156,6 +160,21 @@ func hasNetworkOf(there, wanted install.Entry) bool {
 	network, err := install.ReadNetwork(path)
 	first, _ := all[0].(map[string]any)
 	return err == nil && first["name"] == network.Name
+}
+
+// differingFile is the file of an entry's default network, where another entry has that
+// network in full and in other words.
+func differingFile(there, wanted install.Entry) string {
+	all, _ := plain(wanted.Settings["delegates"]).([]any)
+	path, _ := plain(there.Settings["clusterNetwork"]).(string)
+	if len(all) != 1 || path == "" {
+		return ""
+	}
+	var inFile any
+	if data, err := os.ReadFile(path); err == nil && json.Unmarshal(data, &inFile) == nil && reflect.DeepEqual(inFile, all[0]) {
+		return ""
+	}
+	return path
 }
 
 func networkText(e install.Entry) string {
