@@ -121,17 +121,8 @@ func (v *rawValue) UnmarshalBinary(data []byte) error {
 }
 
 func fieldsOf(m *ebpf.Map) ([]field, error) {
-	handle, err := m.Handle()
+	counters, err := typeOf[*btf.Struct](m, "weir_counters")
 	if err != nil {
-		return nil, err
-	}
-	defer handle.Close()
-	spec, err := handle.Spec(nil)
-	if err != nil {
-		return nil, err
-	}
-	var counters *btf.Struct
-	if err := spec.TypeByName("weir_counters", &counters); err != nil {
 		return nil, err
 	}
 	var fields []field

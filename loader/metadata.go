@@ -44,7 +44,8 @@ func readMetadata(dir string) (*Metadata, error) {
 	if err != nil {
 		return nil, err
 	}
-	section, err := sectionOf(constants)
+	// Where in the constants each of them lies.
+	section, err := typeOf[*btf.Datasec](constants, ".rodata")
 	if err != nil {
 		return nil, err
 	}
@@ -76,22 +77,19 @@ func constantsOf(program *ebpf.Program) (*ebpf.Map, error) {
 	return nil, fmt.Errorf("the program has no constants: %w", ebpf.ErrNotSupported)
 }
 
-// sectionOf says where in the constants each of them lies.
-func sectionOf(constants *ebpf.Map) (*btf.Datasec, error) {
-	handle, err := constants.Handle()
+// typeOf is the type with a name in the BTF of a map.
+func typeOf[T btf.Type](m *ebpf.Map, name string) (t T, err error) {
+	handle, err := m.Handle()
 	if err != nil {
-		return nil, err
+		return t, err
 	}
 	defer handle.Close()
 	spec, err := handle.Spec(nil)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	var section *btf.Datasec
-	if err := spec.TypeByName(".rodata", &section); err != nil {
-		return nil, err
-	}
-	return section, nil
+	err = spec.TypeByName(name, &t)
+	return t, err
 }
 
 // textAt is a C string of the section; empty where there is none of the name.

@@ -147,11 +147,11 @@ func checkRights(t *testing.T, c *cluster.Cluster) {
 	}
 	token, rest, _ := strings.Cut(out, "\n")
 	server, ca, _ := strings.Cut(rest, "\n")
-	if err := os.WriteFile(n.Path("/root/ca.crt"), []byte(ca), 0o600); err != nil {
+	if err := os.WriteFile(n.Path("/etc/api-ca.crt"), []byte(ca), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{"/version": "200", "/api/v1/nodes": "403"} {
-		code := n.MustRun("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", "/root/ca.crt",
+		code := n.MustRun("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", "/etc/api-ca.crt",
 			"-H", "Authorization: Bearer "+token, "https://"+server+path)
 		if code != want {
 			t.Errorf("%s is answered with %s rather than %s", path, code, want)
