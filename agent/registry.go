@@ -128,14 +128,17 @@ func (r *registry) Detach(place loader.Place, a *attachment.Attachment) error {
 	return guard.Detach(place)
 }
 
-// Remove takes a guard away.
+// Remove takes a guard away, and an attachment that never had one out of sight.
 func (r *registry) Remove(a *attachment.Attachment) error {
 	r.mu.Lock()
 	guard := r.guards[a.ID]
 	delete(r.guards, a.ID)
 	delete(r.published, a.ID)
 	r.mu.Unlock()
-	err := loader.Remove(r.dirOf(a))
+	var err error
+	if a.PinDir != "" {
+		err = loader.Remove(r.dirOf(a))
+	}
 	if l, unused := r.takeLoaded(a.ID); unused && l.err == nil {
 		err = errors.Join(err, l.guard.Close())
 	}

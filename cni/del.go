@@ -81,8 +81,8 @@ func (p *Plugin) delBare(pod *netns.Namespace, stored *state.Delegate) error {
 	if pod != nil {
 		errs = append(errs, netif.Delete(pod, stored.Interface))
 	}
-	if a := stored.Attachment; a != nil && a.PinDir != "" {
-		errs = append(errs, p.Guards.Remove(a))
+	if stored.Attachment != nil {
+		errs = append(errs, p.Guards.Remove(stored.Attachment))
 	}
 	return errors.Join(errs...)
 }

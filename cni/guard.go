@@ -262,9 +262,10 @@ func (j *job) checkGuard(pod *netns.Namespace) error {
 	return nil
 }
 
+// removeGuard takes an attachment out of sight as well, which it is in without a guard.
 func (j *job) removeGuard() error {
-	if a := j.stored.Attachment; a != nil && a.PinDir != "" {
-		return j.plugin.Guards.Remove(a)
+	if j.stored.Attachment == nil {
+		return nil
 	}
-	return nil
+	return j.plugin.Guards.Remove(j.stored.Attachment)
 }

@@ -57,7 +57,8 @@ type Guards interface {
 	// Detach takes the programs of a guard off an interface that lives on. Remove
 	// must follow.
 	Detach(place loader.Place, a *attachment.Attachment) error
-	// Remove takes a guard away; what is not there is no error.
+	// Remove takes a guard away, and the attachment out of what Publish made seen; what
+	// is not there is no error.
 	Remove(a *attachment.Attachment) error
 }
 

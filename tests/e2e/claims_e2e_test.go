@@ -79,6 +79,11 @@ func TestE2EClaims(t *testing.T) {
 	w.remove(ns, "vm-2")
 
 	n.MustRun("sh", "-c", "pkill -9 -x weir-agent")
+	// An attempt without an agent would have the kubelet take its time before the next.
+	w.Await("the agent to be back", time.Minute, func(context.Context) error {
+		_, err := n.Run("curl", "-sf", "http://"+n.Address+":9842/readyz")
+		return err
+	})
 	w.pod(ns, "other", n, `[{"name":"lan","ips":["192.168.122.101"]}]`)
 	w.awaitEvent(ns, "other", "192.168.122.101")
 	w.pod(ns, "vm-3", w.Nodes[1], claimed)
