@@ -69,8 +69,12 @@ const TicksPerSecond = 16e9
 // Check is a set of checks, or'ed; it is the programs' constant weir_checks.
 type Check = weirWeirCheck
 
-// The checks of egress.
+// The checks.
 const (
+	// CheckDestination refuses, on ingress, unicast frames for another MAC. All others
+	// are of egress.
+	CheckDestination Check = weirWeirCheckWEIR_CHECK_DESTINATION
+
 	CheckMAC  Check = weirWeirCheckWEIR_CHECK_MAC
 	CheckIPv4 Check = weirWeirCheckWEIR_CHECK_IPV4
 	CheckIPv6 Check = weirWeirCheckWEIR_CHECK_IPV6
@@ -78,10 +82,18 @@ const (
 	// CheckDHCP refuses what DHCP servers send, CheckRouter what routers send to hosts.
 	CheckDHCP   Check = weirWeirCheckWEIR_CHECK_DHCP
 	CheckRouter Check = weirWeirCheckWEIR_CHECK_ROUTER
-	// CheckSourceRoute refuses packets that name the way they are to take.
-	CheckSourceRoute Check = weirWeirCheckWEIR_CHECK_SOURCE_ROUTE
+	// CheckSourceRoute refuses IPv4 packets that name the way they are to take,
+	// CheckRoutingHeader those of IPv6.
+	CheckSourceRoute   Check = weirWeirCheckWEIR_CHECK_SOURCE_ROUTE
+	CheckRoutingHeader Check = weirWeirCheckWEIR_CHECK_ROUTING_HEADER
 	// CheckEthertype refuses other protocols than IPv4, IPv6 and ARP.
 	CheckEthertype Check = weirWeirCheckWEIR_CHECK_ETHERTYPE
+	// CheckARP and CheckNeighbour hold ARP and neighbour discovery to the addresses
+	// that CheckMAC, CheckIPv4 and CheckIPv6 demand.
+	CheckARP       Check = weirWeirCheckWEIR_CHECK_ARP
+	CheckNeighbour Check = weirWeirCheckWEIR_CHECK_NEIGHBOUR
+	// CheckDoubleTag refuses more than one VLAN tag, and those of providers.
+	CheckDoubleTag Check = weirWeirCheckWEIR_CHECK_DOUBLE_TAG
 )
 
 // Verdict is what became of a packet.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * May a pod send this at all? What only routers and DHCP servers send, packets that
- * name the way they are to take, and ethertypes that the network is not for.
+ * name the way they are to take, neighbour discovery for others, and ethertypes that the
+ * network is not for.
  */
 #ifndef __WEIR_CONDUCT_H
 #define __WEIR_CONDUCT_H
@@ -13,7 +14,8 @@
 enum weir_walk {
 	WEIR_WALK_ROUTED = 1U << 30,   /* a routing header of type 0 */
 	WEIR_WALK_FRAGMENT = 1U << 29, /* a fragment that is not the first */
-	WEIR_WALK_CUT = 1U << 28,      /* a header is missing, or there are too many */
+	WEIR_WALK_CUT = 1U << 28,      /* a header is missing, out of its place, or one too many */
+	WEIR_WALK_FIRST = 1U << 27,    /* the first fragment, which may be the only one */
 };
 
 /* An extension header of IPv6, up to the type of a routing header. */
@@ -40,6 +42,18 @@ static __always_inline bool weir_is_walked(__u8 next)
 }
 
 /*
+ * Whether a header may follow one of another type. Hop-by-hop options come first (RFC
+ * 8200, 4.1). Behind a fragment header there may be none that a later fragment could
+ * overlap, but for that of authentication, which covers what follows it.
+ */
+static __always_inline bool weir_may_follow(__u8 next, __u8 after)
+{
+	if (next == IPPROTO_HOPOPTS)
+		return false;
+	return after != IPPROTO_FRAGMENT || next == IPPROTO_AH || !weir_is_walked(next);
+}
+
+/*
  * The header behind all extension headers of an IPv6 packet whose first is next, as a
  * WEIR_HEADER, and a weir_walk. Global, as it loops.
  */
@@ -60,6 +74,7 @@ __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
 			__builtin_memcpy(&fragment, &header, sizeof(fragment));
 			if (fragment.offset & bpf_htons(WEIR_FRAGMENT_OFFSET_MASK))
 				return WEIR_WALK_FRAGMENT | found;
+			found |= WEIR_WALK_FIRST;
 			offset += WEIR_FRAGMENT_HEADER_LEN;
 		} else if (next == IPPROTO_AH) {
 			offset += (header.length + 2) * 4;
@@ -68,19 +83,21 @@ __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
 				found |= WEIR_WALK_ROUTED;
 			offset += (header.length + 1) * 8;
 		}
+		if (!weir_may_follow(header.next, next))
+			return WEIR_WALK_CUT | found;
 		next = header.next;
 	}
 	return (weir_is_walked(next) ? WEIR_WALK_CUT : WEIR_HEADER(offset, next)) | found;
 }
 
 /*
- * Whether the options of an IPv4 header of so many bytes have a source route (RFC 791,
+ * Whether the options of an IPv4 header, from offset to end, have a source route (RFC 791,
  * 3.1). Options that contradict themselves end the search, as they do for a receiver.
- * Global, as it loops.
+ * Global, as it loops; of an argument the verifier assumes nothing, so that it does not
+ * tell apart every way through the loop.
  */
-__noinline int weir_is_source_routed(struct __sk_buff *skb, __u32 header_len)
+__noinline int weir_is_source_routed(struct __sk_buff *skb, __u32 offset, __u32 end)
 {
-	__u32 offset = ETH_HLEN + sizeof(struct iphdr), end = ETH_HLEN + (header_len & 0x3c);
 	__u8 option[2];
 
 #pragma clang loop unroll(disable)
@@ -135,8 +152,7 @@ static __always_inline enum weir_verdict weir_conduct_udp(struct __sk_buff *skb,
 	return ports[0] == bpf_htons(server) && ports[1] == bpf_htons(client) ? WEIR_ROGUE_DHCP : WEIR_ALLOWED;
 }
 
-/* An ICMP message of one of two types is a router's. */
-static __always_inline enum weir_verdict weir_conduct_icmp(struct __sk_buff *skb, __u32 offset, __u8 a, __u8 b)
+static __always_inline enum weir_verdict weir_conduct_icmp(struct __sk_buff *skb, __u32 offset)
 {
 	__u8 type;
 
@@ -144,7 +160,28 @@ static __always_inline enum weir_verdict weir_conduct_icmp(struct __sk_buff *skb
 		return WEIR_ALLOWED;
 	if (!weir_read(skb, offset, &type, sizeof(type)))
 		return WEIR_MALFORMED;
-	return type == a || type == b ? WEIR_ROGUE_ROUTER : WEIR_ALLOWED;
+	return type == WEIR_ICMP_REDIRECT ? WEIR_ROGUE_ROUTER : WEIR_ALLOWED;
+}
+
+/* A message of which found is what weir_walk_ipv6 has found on the way. */
+static __always_inline enum weir_verdict weir_conduct_icmpv6(struct __sk_buff *skb, __u32 offset, __u32 found)
+{
+	__u8 type;
+
+	if (!weir_checks_for(WEIR_CHECK_ROUTER | WEIR_CHECK_NEIGHBOUR))
+		return WEIR_ALLOWED;
+	if (!weir_read(skb, offset, &type, sizeof(type)))
+		return WEIR_MALFORMED;
+	if (type < WEIR_ROUTER_SOLICITATION || type > WEIR_REDIRECT)
+		return WEIR_ALLOWED;
+	if (weir_checks_for(WEIR_CHECK_ROUTER) && (type == WEIR_ROUTER_ADVERTISEMENT || type == WEIR_REDIRECT))
+		return WEIR_ROGUE_ROUTER;
+	if (!weir_checks_for(WEIR_CHECK_NEIGHBOUR))
+		return WEIR_ALLOWED;
+	/* RFC 6980, 5: neighbour discovery is not fragmented. */
+	if (found & WEIR_WALK_FIRST)
+		return WEIR_MALFORMED;
+	return weir_neighbour(skb, offset);
 }
 
 static __always_inline enum weir_verdict weir_conduct_ipv4(struct __sk_buff *skb)
@@ -154,47 +191,47 @@ static __always_inline enum weir_verdict weir_conduct_ipv4(struct __sk_buff *skb
 	__u8 protocol;
 	__be16 fragment;
 
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version != 4 || ip->ihl < 5)
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return WEIR_MALFORMED;
 	header_len = ip->ihl * 4;
 	protocol = ip->protocol;
 	fragment = ip->frag_off;
 	if (header_len > sizeof(*ip) && weir_checks_for(WEIR_CHECK_SOURCE_ROUTE) &&
-	    weir_is_source_routed(skb, header_len))
+	    weir_is_source_routed(skb, ETH_HLEN + sizeof(*ip), ETH_HLEN + header_len))
 		return WEIR_SOURCE_ROUTED;
 	if (fragment & bpf_htons(WEIR_IPV4_OFFSET_MASK))
 		return WEIR_ALLOWED; /* its first fragment decides */
 	if (protocol == IPPROTO_UDP)
 		return weir_conduct_udp(skb, ETH_HLEN + header_len, WEIR_DHCP_SERVER_PORT, WEIR_DHCP_CLIENT_PORT);
 	if (protocol == IPPROTO_ICMP)
-		return weir_conduct_icmp(skb, ETH_HLEN + header_len, WEIR_ICMP_REDIRECT, WEIR_ICMP_REDIRECT);
+		return weir_conduct_icmp(skb, ETH_HLEN + header_len);
 	return WEIR_ALLOWED;
 }
 
 static __always_inline enum weir_verdict weir_conduct_ipv6(struct __sk_buff *skb)
 {
 	const struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	__u32 header;
+	__u32 header, offset;
 	__u8 next;
 
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version != 6)
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return WEIR_MALFORMED;
 	next = ip->nexthdr;
 	header = WEIR_HEADER(ETH_HLEN + sizeof(*ip), next);
 	if (weir_is_walked(next)) {
 		header = weir_walk_ipv6(skb, next);
-		if (header & WEIR_WALK_ROUTED && weir_checks_for(WEIR_CHECK_SOURCE_ROUTE))
-			return WEIR_SOURCE_ROUTED;
+		if (header & WEIR_WALK_ROUTED && weir_checks_for(WEIR_CHECK_ROUTING_HEADER))
+			return WEIR_ROUTING_HEADER;
 		if (header & WEIR_WALK_CUT)
 			return WEIR_MALFORMED;
 		if (header & WEIR_WALK_FRAGMENT)
 			return WEIR_ALLOWED; /* its first fragment decides */
-		header &= ~WEIR_WALK_ROUTED;
 	}
+	offset = WEIR_OFFSET(header & ~(WEIR_WALK_ROUTED | WEIR_WALK_FIRST));
 	if (WEIR_PROTOCOL(header) == IPPROTO_UDP)
-		return weir_conduct_udp(skb, WEIR_OFFSET(header), WEIR_DHCPV6_SERVER_PORT, WEIR_DHCPV6_CLIENT_PORT);
+		return weir_conduct_udp(skb, offset, WEIR_DHCPV6_SERVER_PORT, WEIR_DHCPV6_CLIENT_PORT);
 	if (WEIR_PROTOCOL(header) == IPPROTO_ICMPV6)
-		return weir_conduct_icmp(skb, WEIR_OFFSET(header), WEIR_ROUTER_ADVERTISEMENT, WEIR_REDIRECT);
+		return weir_conduct_icmpv6(skb, offset, header);
 	return WEIR_ALLOWED;
 }
 

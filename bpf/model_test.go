@@ -46,10 +46,13 @@ func (m *model) judgeSource(frame []byte) string {
 		return "spoofed_mac"
 	}
 	ethertype := binary.BigEndian.Uint16(frame[12:])
-	if m.has(CheckVLAN) && slices.Contains([]uint16{0x8100, 0x88a8, 0x9100}, ethertype) {
-		return "vlan_tagged"
-	}
 	payload := frame[14:]
+	if isTag(ethertype) {
+		return m.judgeTags(ethertype, payload)
+	}
+	if isMalformed(ethertype, payload) {
+		return "malformed"
+	}
 	switch {
 	case ethertype == etherIPv4 && m.has(CheckIPv4):
 		return m.judgeIPv4(payload)
@@ -61,10 +64,37 @@ func (m *model) judgeSource(frame []byte) string {
 	return "allowed"
 }
 
-func (m *model) judgeIPv4(p []byte) string {
-	if len(p) < 20 || p[0]>>4 != 4 || p[0]&15 < 5 {
-		return "malformed"
+func isTag(ethertype uint16) bool {
+	return slices.Contains([]uint16{0x8100, 0x88a8, 0x9100}, ethertype)
+}
+
+func (m *model) judgeTags(ethertype uint16, p []byte) string {
+	double := ethertype != 0x8100 || len(p) >= 4 && isTag(binary.BigEndian.Uint16(p[2:]))
+	switch {
+	case double && m.has(CheckDoubleTag):
+		return "double_tagged"
+	case !double && m.has(CheckVLAN):
+		return "vlan_tagged"
 	}
+	return "allowed"
+}
+
+// isMalformed is about the fixed part of IP headers, and whether all of it is there.
+func isMalformed(ethertype uint16, p []byte) bool {
+	switch ethertype {
+	case etherIPv4:
+		if len(p) < 20 || p[0]>>4 != 4 || p[0]&15 < 5 {
+			return true
+		}
+		total := int(binary.BigEndian.Uint16(p[2:]))
+		return total < int(p[0]&15)*4 || total > len(p)
+	case etherIPv6:
+		return len(p) < 40 || p[0]>>4 != 6 || 40+int(binary.BigEndian.Uint16(p[4:])) > len(p)
+	}
+	return false
+}
+
+func (m *model) judgeIPv4(p []byte) string {
 	source := netip.AddrFrom4([4]byte(p[12:16]))
 	if m.owns(source) || source.IsUnspecified() && isDHCPRequest(p) {
 		return "allowed"
@@ -80,9 +110,6 @@ func isDHCPRequest(p []byte) bool {
 }
 
 func (m *model) judgeIPv6(p []byte) string {
-	if len(p) < 40 || p[0]>>4 != 6 {
-		return "malformed"
-	}
 	source := netip.AddrFrom16([16]byte(p[8:24]))
 	if m.owns(source) || source.IsUnspecified() && isAddressless(p) {
 		return "allowed"
@@ -114,6 +141,8 @@ func (m *model) judgeARP(p []byte) string {
 	switch {
 	case len(p) < 28 || !bytes.Equal(p[:6], ethernetIPv4):
 		return "malformed"
+	case !m.has(CheckARP):
+		return "allowed"
 	case m.has(CheckMAC) && !bytes.Equal(p[8:14], m.mac):
 		return "spoofed_arp_mac"
 	case !m.has(CheckIPv4):
@@ -129,7 +158,7 @@ func (m *model) judgeARP(p []byte) string {
 
 // judgeConduct is about what a pod may send from its own address.
 func (m *model) judgeConduct(ethertype uint16, payload []byte) string {
-	looksInside := m.has(CheckDHCP | CheckRouter | CheckSourceRoute)
+	looksInside := m.has(CheckDHCP | CheckRouter | CheckSourceRoute | CheckRoutingHeader | CheckNeighbour)
 	switch ethertype {
 	case etherIPv4:
 		if looksInside {
@@ -149,17 +178,36 @@ func (m *model) judgeConduct(ethertype uint16, payload []byte) string {
 }
 
 func (m *model) conductIPv4(p []byte) string {
-	if len(p) < 20 || p[0]>>4 != 4 || p[0]&15 < 5 {
-		return "malformed"
-	}
 	header := int(p[0]&15) * 4
-	if m.has(CheckSourceRoute) && isSourceRouted(p[20:min(header, len(p))], p[20:]) {
+	if m.has(CheckSourceRoute) && isSourceRouted(p[20:header], p[20:]) {
 		return "source_routed"
 	}
 	if binary.BigEndian.Uint16(p[6:])&0x1fff != 0 {
 		return "allowed"
 	}
-	return m.conductTransport(p[9], p[min(header, len(p)):], 17, 1, [2]uint16{67, 68}, []byte{5})
+	transport := p[header:]
+	switch {
+	case p[9] == 17 && m.has(CheckDHCP):
+		return judgeUDP(transport, 67, 68)
+	case p[9] == 1 && m.has(CheckRouter):
+		if len(transport) < 1 {
+			return "malformed"
+		}
+		if transport[0] == 5 {
+			return "rogue_router"
+		}
+	}
+	return "allowed"
+}
+
+func judgeUDP(p []byte, server, client uint16) string {
+	switch {
+	case len(p) < 4:
+		return "malformed"
+	case binary.BigEndian.Uint16(p) == server && binary.BigEndian.Uint16(p[2:]) == client:
+		return "rogue_dhcp"
+	}
+	return "allowed"
 }
 
 // isSourceRouted walks options; the length of one may lie behind them.
@@ -182,19 +230,12 @@ func isSourceRouted(options, rest []byte) bool {
 	return false
 }
 
+// conductIPv6 walks the extension headers.
 func (m *model) conductIPv6(p []byte) string {
-	if len(p) < 40 || p[0]>>4 != 6 {
-		return "malformed"
-	}
-	next, rest, verdict := p[6], p[40:], ""
-	for range 7 {
-		if !slices.Contains([]byte{0, 43, 44, 51, 60}, next) {
-			if verdict != "" {
-				return verdict
-			}
-			return m.conductTransport(next, rest, 17, 58, [2]uint16{547, 546}, []byte{134, 137})
-		}
-		if len(rest) < 4 {
+	next, at, fragmented, verdict := p[6], 40, false, ""
+	for i := 0; isExtension(next); i++ {
+		rest := p[min(at, len(p)):]
+		if i == 6 || len(rest) < 4 {
 			return cmp.Or(verdict, "malformed")
 		}
 		length := (int(rest[1]) + 1) * 8
@@ -203,35 +244,92 @@ func (m *model) conductIPv6(p []byte) string {
 			if binary.BigEndian.Uint16(rest[2:])&0xfff8 != 0 {
 				return cmp.Or(verdict, "allowed")
 			}
-			length = 8
+			fragmented, length = true, 8
 		case 51:
 			length = (int(rest[1]) + 2) * 4
 		case 43:
-			if rest[2] == 0 && m.has(CheckSourceRoute) {
-				verdict = "source_routed"
+			if rest[2] == 0 && m.has(CheckRoutingHeader) {
+				verdict = "routing_header"
 			}
 		}
-		next, rest = rest[0], rest[min(length, len(rest)):]
+		if rest[0] == 0 || next == 44 && rest[0] != 51 && isExtension(rest[0]) {
+			return cmp.Or(verdict, "malformed")
+		}
+		next, at = rest[0], at+length
 	}
-	return cmp.Or(verdict, "malformed")
+	if verdict != "" {
+		return verdict
+	}
+	switch {
+	case next == 17 && m.has(CheckDHCP):
+		return judgeUDP(p[min(at, len(p)):], 547, 546)
+	case next == 58:
+		return m.judgeICMPv6(p, at, fragmented)
+	}
+	return "allowed"
 }
 
-func (m *model) conductTransport(protocol byte, p []byte, udp, icmp byte, ports [2]uint16, types []byte) string {
+func isExtension(next byte) bool { return slices.Contains([]byte{0, 43, 44, 51, 60}, next) }
+
+func (m *model) judgeICMPv6(p []byte, at int, fragmented bool) string {
+	if !m.has(CheckRouter | CheckNeighbour) {
+		return "allowed"
+	}
+	if len(p) <= at {
+		return "malformed"
+	}
+	kind := p[at]
 	switch {
-	case protocol == udp && m.has(CheckDHCP):
-		if len(p) < 4 {
+	case kind < 133 || kind > 137:
+		return "allowed"
+	case m.has(CheckRouter) && (kind == 134 || kind == 137):
+		return "rogue_router"
+	case !m.has(CheckNeighbour):
+		return "allowed"
+	case fragmented:
+		return "malformed"
+	}
+	return m.judgeNeighbour(kind, p, at)
+}
+
+func (m *model) judgeNeighbour(kind byte, p []byte, at int) string {
+	end := 40 + int(binary.BigEndian.Uint16(p[4:]))
+	options := at + map[byte]int{133: 8, 134: 16, 135: 24, 136: 24, 137: 40}[kind]
+	if p[7] != 255 || len(p) < at+2 || p[at+1] != 0 || options > end {
+		return "malformed"
+	}
+	nowhere := netip.AddrFrom16([16]byte(p[8:24])).IsUnspecified()
+	ofSender := kind == 136 || kind == 135 && nowhere
+	if m.has(CheckIPv6) && ofSender && !m.owns(netip.AddrFrom16([16]byte(p[at+8:at+24]))) {
+		return "spoofed_neighbour"
+	}
+	for range 16 {
+		if options >= end {
+			break
+		}
+		if len(p) < options+8 || p[options+1] == 0 {
 			return "malformed"
 		}
-		if binary.BigEndian.Uint16(p) == ports[0] && binary.BigEndian.Uint16(p[2:]) == ports[1] {
-			return "rogue_dhcp"
+		if p[options] == 1 || p[options] == 2 && kind == 136 {
+			if nowhere || p[options+1] != 1 {
+				return "malformed"
+			}
+			if m.has(CheckMAC) && !bytes.Equal(p[options+2:options+8], m.mac) {
+				return "spoofed_neighbour"
+			}
 		}
-	case protocol == icmp && m.has(CheckRouter):
-		if len(p) < 1 {
-			return "malformed"
-		}
-		if slices.Contains(types, p[0]) {
-			return "rogue_router"
-		}
+		options += int(p[options+1]) * 8
+	}
+	if options != end {
+		return "malformed"
+	}
+	return "allowed"
+}
+
+// judgeArrival is about what comes to the pod.
+func (m *model) judgeArrival(frame []byte) string {
+	if m.has(CheckDestination) && frame[0]&1 == 0 && !bytes.Equal(frame[:6], m.mac) {
+		return "foreign_destination"
 	}
 	return "allowed"
 }

@@ -24,8 +24,9 @@ import (
 var (
 	podMAC   = net.HardwareAddr{0x02, 0x42, 0xac, 0x11, 0x00, 0x02}
 	otherMAC = net.HardwareAddr{0x02, 0x42, 0xac, 0x11, 0x00, 0x99}
-	sources  = CheckMAC | CheckIPv4 | CheckIPv6 | CheckVLAN
-	all      = sources | CheckDHCP | CheckRouter | CheckSourceRoute | CheckEthertype
+	sources  = CheckMAC | CheckIPv4 | CheckIPv6 | CheckVLAN | CheckARP
+	all      = sources | CheckDHCP | CheckRouter | CheckSourceRoute | CheckEthertype | CheckNeighbour | CheckDoubleTag |
+		CheckRoutingHeader | CheckDestination
 )
 
 // loaded is a pair of programs in the kernel, attached to nothing.
@@ -102,22 +103,33 @@ func (l *loaded) counters(tb testing.TB) Counters {
 // return code must agree with it.
 func (l *loaded) send(tb testing.TB, frame []byte) string {
 	tb.Helper()
+	return l.run(tb, Egress, EgressProgram, frame)
+}
+
+// receive does so with weir_ingress.
+func (l *loaded) receive(tb testing.TB, frame []byte) string {
+	tb.Helper()
+	return l.run(tb, Ingress, IngressProgram, frame)
+}
+
+func (l *loaded) run(tb testing.TB, d Direction, program string, frame []byte) string {
+	tb.Helper()
 	before := l.counters(tb)
-	code, _, err := l.Programs[EgressProgram].Test(frame)
+	code, _, err := l.Programs[program].Test(frame)
 	if err != nil {
-		tb.Fatalf("running weir_egress on %x: %v", frame, err)
+		tb.Fatalf("running %s on %x: %v", program, frame, err)
 	}
 	after := l.counters(tb)
 	reason := "nothing"
 	for v := range Verdicts() {
-		counted := after[Egress][v].Packets - before[Egress][v].Packets
+		counted := after[d][v].Packets - before[d][v].Packets
 		if counted == 0 {
 			continue
 		}
 		if counted != 1 || reason != "nothing" {
 			tb.Fatalf("frame %x: %d counted for %s beside %s", frame, counted, v.Reason(), reason)
 		}
-		if size := after[Egress][v].Bytes - before[Egress][v].Bytes; size != uint64(len(frame)) {
+		if size := after[d][v].Bytes - before[d][v].Bytes; size != uint64(len(frame)) {
 			tb.Fatalf("frame of %d bytes counted as %d", len(frame), size)
 		}
 		reason = v.Reason()
@@ -160,7 +172,22 @@ func arp(mac net.HardwareAddr, ip string, operation uint16) *layers.ARP {
 	}
 }
 
-var udp = &layers.UDP{SrcPort: 1000, DstPort: 2000}
+var (
+	udp = &layers.UDP{SrcPort: 1000, DstPort: 2000}
+	tcp = &layers.TCP{SrcPort: 1000, DstPort: 2000, DataOffset: 5, SYN: true}
+)
+
+func tcpOver4() *layers.IPv4 {
+	ip := ipv4("192.0.2.8")
+	ip.Protocol = layers.IPProtocolTCP
+	return ip
+}
+
+func sctp() *layers.IPv4 {
+	ip := ipv4("192.0.2.8")
+	ip.Protocol = layers.IPProtocolSCTP
+	return ip
+}
 
 func icmpv6(kind uint8) *layers.ICMPv6 {
 	return &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
@@ -189,7 +216,31 @@ func TestNetnsEgressVerdicts(t *testing.T) {
 		{"own link-local", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolUDP), udp, payload), "allowed"},
 		{"foreign IPv6", all, lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::9", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
 		{"foreign link-local", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::9", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
-		{"DAD", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(135), payload), "allowed"},
+		{"DAD", all, neighbour(t, "::", 135, "2001:db8::8"), "allowed"},
+		{"DAD for a foreign address", all, neighbour(t, "::", 135, "2001:db8::9"), "spoofed_neighbour"},
+		{"DAD for a foreign address, unchecked", sources, neighbour(t, "::", 135, "2001:db8::9"), "allowed"},
+		{"DAD with a MAC", all, neighbour(t, "::", 135, "2001:db8::8", sourceMAC(podMAC)...), "malformed"},
+		{"solicitation", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", sourceMAC(podMAC)...), "allowed"},
+		{"solicitation with a foreign MAC", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", sourceMAC(otherMAC)...), "spoofed_neighbour"},
+		{"solicitation with a foreign MAC, unchecked", all &^ CheckMAC, neighbour(t, "2001:db8::8", 135, "2001:db8::1", sourceMAC(otherMAC)...), "allowed"},
+		{"solicitation with a foreign MAC behind a nonce", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", append(nonce(), sourceMAC(otherMAC)...)...), "spoofed_neighbour"},
+		{"solicitation with an option of no length", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", make([]byte, 8)...), "malformed"},
+		{"solicitation with half an option", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", 14, 1, 0, 0), "malformed"},
+		{"solicitation with 17 options", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", bytes.Repeat(nonce(), 17)...), "malformed"},
+		{"solicitation with 16 options", all, neighbour(t, "2001:db8::8", 135, "2001:db8::1", bytes.Repeat(nonce(), 16)...), "allowed"},
+		{"solicitation from afar", all, patch(neighbour(t, "2001:db8::8", 135, "2001:db8::1"), 21, 254), "malformed"},
+		{"solicitation of code 1", all, patch(neighbour(t, "2001:db8::8", 135, "2001:db8::1"), 55, 1), "malformed"},
+		{"solicitation padded to the least frame", all, append(neighbour(t, "2001:db8::8", 135, "2001:db8::1"), 0, 0, 0, 0), "allowed"},
+		{"solicitation in a fragment", all, behind(t, "2001:db8::8", 44, append([]byte{58, 0, 0, 0, 0, 0, 0, 7, 135}, make([]byte, 23)...)), "malformed"},
+		{"router solicitation", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(133), gopacket.Payload(append(make([]byte, 4), sourceMAC(podMAC)...))), "allowed"},
+		{"router solicitation with a foreign MAC", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(133), gopacket.Payload(append(make([]byte, 4), sourceMAC(otherMAC)...))), "spoofed_neighbour"},
+		{"advertisement", all, neighbour(t, "2001:db8::8", 136, "2001:db8::8", targetMAC(podMAC)...), "allowed"},
+		{"advertisement of a foreign address", all, neighbour(t, "2001:db8::8", 136, "2001:db8::9", targetMAC(podMAC)...), "spoofed_neighbour"},
+		{"advertisement of a foreign MAC", all, neighbour(t, "2001:db8::8", 136, "2001:db8::8", targetMAC(otherMAC)...), "spoofed_neighbour"},
+		{"IPv4 longer than the frame", all, patch(lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload), 17, 255), "malformed"},
+		{"IPv4 shorter than its header", all, patch(lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload), 17, 19), "malformed"},
+		{"IPv4 with padding", all, append(lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), udp), make([]byte, 18)...), "allowed"},
+		{"IPv6 longer than the frame", all, patch(lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp), 19, 255), "malformed"},
 		{"MLD behind a hop-by-hop header", all, mldReport(t), "allowed"},
 		{"advertisement from ::", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(136), payload), "spoofed_ipv6"},
 		{"UDP from ::", all, lan.Frame(t, eth(podMAC, v6), ipv6("::", layers.IPProtocolUDP), udp, payload), "spoofed_ipv6"},
@@ -199,10 +250,15 @@ func TestNetnsEgressVerdicts(t *testing.T) {
 		{"ARP for a foreign address", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.9", 2)), "spoofed_arp_ip"},
 		{"ARP with a foreign MAC", all, lan.Frame(t, eth(podMAC, v4ARP), arp(otherMAC, "192.0.2.8", 2)), "spoofed_arp_mac"},
 		{"ARP for a foreign address, unchecked", CheckMAC, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.9", 2)), "allowed"},
+		{"ARP for a foreign address by a proxy", all &^ CheckARP, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.9", 2)), "allowed"},
 		{"ARP cut", all, lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.8", 1))[:41], "malformed"},
 		{"ARP for another protocol", all, patch(lan.Frame(t, eth(podMAC, v4ARP), arp(podMAC, "192.0.2.8", 1)), 16, 0x09), "malformed"},
 		{"VLAN", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "vlan_tagged"},
-		{"QinQ", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeQinQ), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "vlan_tagged"},
+		{"QinQ", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeQinQ), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "double_tagged"},
+		{"QinQ on a trunk", all &^ CheckVLAN, lan.Frame(t, eth(podMAC, layers.EthernetTypeQinQ), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "double_tagged"},
+		{"two VLAN tags", all &^ CheckVLAN, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 1, Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "double_tagged"},
+		{"two VLAN tags, unchecked", all &^ CheckDoubleTag, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 1, Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "allowed"},
+		{"a VLAN tag and nothing else", all &^ CheckVLAN, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), gopacket.Payload{0, 7}), "allowed"},
 		{"VLAN, unchecked", CheckMAC, lan.Frame(t, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp), "allowed"},
 		{"another ethertype", all, lan.Frame(t, eth(podMAC, layers.EthernetTypeLinkLayerDiscovery), payload), "foreign_ethertype"},
 		{"another ethertype, unchecked", sources, lan.Frame(t, eth(podMAC, layers.EthernetTypeLinkLayerDiscovery), payload), "allowed"},
@@ -218,14 +274,16 @@ func TestNetnsEgressVerdicts(t *testing.T) {
 		{"router advertisement", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(134), payload), "rogue_router"},
 		{"router advertisement, unchecked", sources, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(134), payload), "allowed"},
 		{"router advertisement behind headers", all, behind(t, "fe80::42:acff:fe11:2", 0, []byte{60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0, 58, 0, 0, 1, 0, 0, 0, 7, 134, 0, 0, 0}), "rogue_router"},
+		{"options behind a fragment header", all, behind(t, "2001:db8::8", 44, []byte{60, 0, 0, 1, 0, 0, 0, 7, 17, 0, 1, 4, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "malformed"},
+		{"authentication behind a fragment header", all, behind(t, "2001:db8::8", 44, []byte{51, 0, 0, 1, 0, 0, 0, 7, 17, 0, 0, 0, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "allowed"},
+		{"hop-by-hop options that are not first", all, behind(t, "2001:db8::8", 60, []byte{0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "malformed"},
 		{"redirect of IPv6", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(137), payload), "rogue_router"},
-		{"neighbour advertisement", all, lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolICMPv6), icmpv6(136), payload), "allowed"},
 		{"a later fragment of IPv6", all, behind(t, "2001:db8::8", 44, []byte{58, 0, 0, 8, 0, 0, 0, 7, 134, 0, 0, 0}), "allowed"},
 		{"loose source route", all, lan.Frame(t, eth(podMAC, v4), withOptions(131), udp, payload), "source_routed"},
 		{"strict source route behind a NOP", all, lan.Frame(t, eth(podMAC, v4), withOptions(1, 137), udp, payload), "source_routed"},
 		{"router alert", all, lan.Frame(t, eth(podMAC, v4), withOptions(148), udp, payload), "allowed"},
 		{"source route, unchecked", sources, lan.Frame(t, eth(podMAC, v4), withOptions(131), udp, payload), "allowed"},
-		{"routing header of type 0", all, behind(t, "2001:db8::8", 43, []byte{17, 0, 0, 1, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "source_routed"},
+		{"routing header of type 0", all, behind(t, "2001:db8::8", 43, []byte{17, 0, 0, 1, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "routing_header"},
 		{"routing header of type 4", all, behind(t, "2001:db8::8", 43, []byte{17, 0, 4, 1, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0}), "allowed"},
 		{"seven headers", all, behind(t, "2001:db8::8", 60, bytes.Repeat([]byte{60, 0, 1, 4, 0, 0, 0, 0}, 7)), "malformed"},
 		{"a header that is missing", all, behind(t, "2001:db8::8", 60, []byte{60, 9, 1, 4, 0, 0, 0, 0}), "malformed"},
@@ -274,6 +332,20 @@ func behind(tb testing.TB, source string, next layers.IPProtocol, payload []byte
 	return lan.Frame(tb, eth(podMAC, layers.EthernetTypeIPv6), ipv6(source, next), gopacket.Payload(payload))
 }
 
+// neighbour is a message of neighbour discovery about a target, with options.
+func neighbour(tb testing.TB, source string, kind uint8, target string, options ...byte) []byte {
+	tb.Helper()
+	body := append(make([]byte, 4), net.ParseIP(target).To16()...)
+	return lan.Frame(tb, eth(podMAC, layers.EthernetTypeIPv6), ipv6(source, layers.IPProtocolICMPv6), icmpv6(kind),
+		gopacket.Payload(append(body, options...)))
+}
+
+// sourceMAC, targetMAC and nonce are options of neighbour discovery (RFC 4861, 4.6.1;
+// RFC 3971, 5.3.2).
+func sourceMAC(mac net.HardwareAddr) []byte { return append([]byte{1, 1}, mac...) }
+func targetMAC(mac net.HardwareAddr) []byte { return append([]byte{2, 1}, mac...) }
+func nonce() []byte                         { return []byte{14, 1, 1, 2, 3, 4, 5, 6} }
+
 func patch(frame []byte, offset int, value byte) []byte {
 	frame[offset] = value
 	return frame
@@ -296,7 +368,7 @@ func TestNetnsEgressAgreesWithTheModel(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for _, checks := range []Check{all, sources, CheckDHCP | CheckRouter, CheckMAC | CheckVLAN, CheckIPv4 | CheckIPv6} {
+	for _, checks := range []Check{all, sources, CheckDHCP | CheckRouter, CheckMAC | CheckDoubleTag, CheckNeighbour | CheckIPv4 | CheckIPv6} {
 		l := load(t, checks, "192.0.2.8/32", "198.51.100.0/24", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
 		seeds := seedFrames(t)
 		for range frames / 5 {
@@ -315,7 +387,12 @@ func seedFrames(tb testing.TB) [][]byte {
 		lan.Frame(tb, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload),
 		lan.Frame(tb, eth(podMAC, v4), ipv4("0.0.0.0"), &layers.UDP{SrcPort: 68, DstPort: 67}, payload),
 		lan.Frame(tb, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, payload),
-		lan.Frame(tb, eth(podMAC, v6), ipv6("::", layers.IPProtocolICMPv6), icmpv6(135), payload),
+		neighbour(tb, "::", 135, "2001:db8::8"),
+		neighbour(tb, "2001:db8::8", 135, "2001:db8::1", sourceMAC(podMAC)...),
+		neighbour(tb, "2001:db8::8", 136, "2001:db8::8", append(nonce(), targetMAC(podMAC)...)...),
+		lan.Frame(tb, eth(podMAC, layers.EthernetTypeDot1Q), &layers.Dot1Q{VLANIdentifier: 1, Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{VLANIdentifier: 7, Type: v4}, ipv4("192.0.2.8"), udp),
+		lan.Frame(tb, eth(podMAC, v4), tcpOver4(), tcp, payload),
+		lan.Frame(tb, eth(podMAC, v4), sctp(), gopacket.Payload(make([]byte, 12))),
 		mldReport(tb),
 		lan.Frame(tb, eth(podMAC, v4), ipv4("192.0.2.8"), dhcpServer, payload),
 		lan.Frame(tb, eth(podMAC, v4), icmpv4(), gopacket.Payload(make([]byte, 24))),
@@ -343,7 +420,7 @@ func mutate(random *rand.Rand, frame []byte) []byte {
 
 func TestNetnsIngressCountsAndYields(t *testing.T) {
 	l := load(t, all)
-	frame := lan.Frame(t, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 30)))
+	frame := arriving(t, podMAC)
 	for _, action := range []int32{0, -1} {
 		if err := l.Maps[ControlMap].Put(uint32(0), &Control{IngressAction: action}); err != nil {
 			t.Fatal(err)
@@ -355,6 +432,42 @@ func TestNetnsIngressCountsAndYields(t *testing.T) {
 	}
 	if got, want := l.counters(t).Of(Ingress, Allowed), (Count{2, 2 * uint64(len(frame))}); got != want {
 		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+// arriving is a frame from another host.
+func arriving(tb testing.TB, to net.HardwareAddr) []byte {
+	tb.Helper()
+	link := &layers.Ethernet{SrcMAC: otherMAC, DstMAC: to, EthernetType: layers.EthernetTypeIPv4}
+	return lan.Frame(tb, link, ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 30)))
+}
+
+func TestNetnsIngressVerdicts(t *testing.T) {
+	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	group := net.HardwareAddr{0x01, 0x00, 0x5e, 0x00, 0x00, 0x01}
+	tests := []struct {
+		name   string
+		checks Check
+		to     net.HardwareAddr
+		want   string
+	}{
+		{"its own", all, podMAC, "allowed"},
+		{"another's", all, otherMAC, "foreign_destination"},
+		{"another's, unchecked", sources, otherMAC, "allowed"},
+		{"all", all, broadcast, "allowed"},
+		{"a group", all, group, "allowed"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			l := load(t, test.checks)
+			frame := arriving(t, test.to)
+			if got := l.receive(t, frame); got != test.want {
+				t.Errorf("verdict %s, want %s", got, test.want)
+			}
+			if got := l.model.judgeArrival(frame); got != test.want {
+				t.Errorf("the model says %s, want %s", got, test.want)
+			}
+		})
 	}
 }
 
@@ -373,6 +486,26 @@ func BenchmarkNothing(b *testing.B) {
 	report(b, program, lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 18))))
 }
 
+// BenchmarkLoad loads a pair of programs and lets go of it.
+func BenchmarkLoad(b *testing.B) {
+	spec, err := CollectionSpec()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := spec.Variables["weir_checks"].Set(uint32(all)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		collection, err := ebpf.NewCollection(spec.Copy())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		collection.Close()
+		b.StartTimer()
+	}
+}
+
 func BenchmarkEgress(b *testing.B) {
 	frames := map[string][]byte{
 		"allowed/ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
@@ -387,7 +520,7 @@ func BenchmarkEgress(b *testing.B) {
 }
 
 func BenchmarkIngress(b *testing.B) {
-	benchmark(b, IngressProgram, lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 18))))
+	benchmark(b, IngressProgram, arriving(b, podMAC))
 }
 
 func benchmark(b *testing.B, program string, frame []byte) {

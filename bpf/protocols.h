@@ -28,6 +28,18 @@
 #define WEIR_ROUTER_ADVERTISEMENT 134	/* RFC 4861 */
 #define WEIR_REDIRECT 137		/* RFC 4861 */
 #define WEIR_NEIGHBOUR_SOLICITATION 135 /* RFC 4861 */
-#define WEIR_MLD2_REPORT 143		/* RFC 3810 */
+#define WEIR_NEIGHBOUR_ADVERTISEMENT 136
+#define WEIR_MLD2_REPORT 143 /* RFC 3810 */
+
+/* Neighbour discovery (RFC 4861, 4): where the options of each message begin, and
+ * those that name a link-layer address.
+ */
+#define WEIR_ND_HOP_LIMIT 255
+#define WEIR_ND_SOLICITATION_LEN 8   /* of a router */
+#define WEIR_ND_ADVERTISEMENT_LEN 16 /* of a router */
+#define WEIR_ND_NEIGHBOUR_LEN 24
+#define WEIR_ND_REDIRECT_LEN 40
+#define WEIR_ND_SOURCE_ADDRESS 1
+#define WEIR_ND_TARGET_ADDRESS 2
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Is what the pod sends its own? Source MAC, IPv4 and IPv6 source, ARP sender.
+ * Is what the pod sends its own, and whole? Source MAC, VLAN tags, lengths, IPv4 and
+ * IPv6 source, ARP sender.
  */
 #ifndef __WEIR_SOURCE_H
 #define __WEIR_SOURCE_H
@@ -20,6 +21,12 @@ struct weir_arp {
 	__u8 target_mac[ETH_ALEN];
 	__u8 target_ip[4];
 } __attribute__((packed));
+
+/* What follows the ethertype of a VLAN tag (IEEE 802.1Q, 9.6). */
+struct weir_tag {
+	__be16 control;
+	__be16 ethertype;
+};
 
 static __always_inline bool weir_is_vlan(__be16 ethertype)
 {
@@ -48,7 +55,7 @@ static __always_inline enum weir_verdict weir_source_ipv4(struct __sk_buff *skb,
 	const struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
 	struct iphdr copy;
 
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+	if ((void *)(ip + 1) > end)
 		return WEIR_MALFORMED;
 	copy = *ip;
 	if (weir_owns_ipv4(facts, copy.saddr))
@@ -86,7 +93,7 @@ static __always_inline enum weir_verdict weir_source_ipv6(struct __sk_buff *skb,
 	struct in6_addr source;
 	__u8 next;
 
-	if ((void *)(ip + 1) > end || ip->version != 6)
+	if ((void *)(ip + 1) > end)
 		return WEIR_MALFORMED;
 	source = ip->saddr;
 	next = ip->nexthdr;
@@ -111,6 +118,8 @@ static __always_inline enum weir_verdict weir_source_arp(struct __sk_buff *skb, 
 
 	if ((void *)(arp + 1) > end || !weir_is_ipv4_over_ethernet(arp))
 		return WEIR_MALFORMED;
+	if (!weir_checks_for(WEIR_CHECK_ARP))
+		return WEIR_ALLOWED;
 	if (weir_checks_for(WEIR_CHECK_MAC) && !weir_owns_mac(facts, arp->sender_mac))
 		return WEIR_SPOOFED_ARP_MAC;
 	if (!weir_checks_for(WEIR_CHECK_IPV4))
@@ -132,9 +141,67 @@ static __always_inline void weir_pull_headers(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, want);
 }
 
+/* A tag of a service provider (802.1ad, or 0x9100 before it), or a second one. */
+static __always_inline bool weir_is_double_tagged(struct __sk_buff *skb, __be16 ethertype)
+{
+	const struct weir_tag *tag = (void *)(long)skb->data + ETH_HLEN;
+
+	if (skb->vlan_present)
+		return weir_is_vlan(ethertype) || skb->vlan_proto != bpf_htons(ETH_P_8021Q);
+	if (ethertype != bpf_htons(ETH_P_8021Q))
+		return true;
+	return (void *)(tag + 1) <= (void *)(long)skb->data_end && weir_is_vlan(tag->ethertype);
+}
+
+static __always_inline enum weir_verdict weir_tags(struct __sk_buff *skb, __be16 ethertype)
+{
+	if (!skb->vlan_present && !weir_is_vlan(ethertype))
+		return WEIR_ALLOWED;
+	if (weir_is_double_tagged(skb, ethertype))
+		return weir_checks_for(WEIR_CHECK_DOUBLE_TAG) ? WEIR_DOUBLE_TAGGED : WEIR_ALLOWED;
+	return weir_checks_for(WEIR_CHECK_VLAN) ? WEIR_VLAN_TAGGED : WEIR_ALLOWED;
+}
+
+/* RFC 791, 3.1. Only a GSO packet that is longer than the field can say has a length
+ * of 0.
+ */
+static __always_inline enum weir_verdict weir_form_ipv4(struct __sk_buff *skb)
+{
+	const struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__u32 header, total;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version != 4 || ip->ihl < 5)
+		return WEIR_MALFORMED;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	if (!total && skb->gso_size)
+		total = skb->len - ETH_HLEN;
+	return total < header || total > skb->len - ETH_HLEN ? WEIR_MALFORMED : WEIR_ALLOWED;
+}
+
+/* RFC 8200, 3. A length of 0 is that of a jumbogram too (RFC 2675). */
+static __always_inline enum weir_verdict weir_form_ipv6(struct __sk_buff *skb)
+{
+	const struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version != 6)
+		return WEIR_MALFORMED;
+	return bpf_ntohs(ip->payload_len) > skb->len - WEIR_HEADERS_LEN ? WEIR_MALFORMED : WEIR_ALLOWED;
+}
+
+static __always_inline enum weir_verdict weir_form(struct __sk_buff *skb, __be16 ethertype)
+{
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return weir_form_ipv4(skb);
+	if (ethertype == bpf_htons(ETH_P_IPV6))
+		return weir_form_ipv6(skb);
+	return WEIR_ALLOWED;
+}
+
 static __always_inline enum weir_verdict weir_source(struct __sk_buff *skb, const struct weir_facts *facts)
 {
 	const struct ethhdr *eth;
+	enum weir_verdict verdict;
 	__be16 ethertype;
 
 	weir_pull_headers(skb);
@@ -144,8 +211,11 @@ static __always_inline enum weir_verdict weir_source(struct __sk_buff *skb, cons
 	if (weir_checks_for(WEIR_CHECK_MAC) && !weir_owns_mac(facts, eth->h_source))
 		return WEIR_SPOOFED_MAC;
 	ethertype = eth->h_proto;
-	if (weir_checks_for(WEIR_CHECK_VLAN) && (skb->vlan_present || weir_is_vlan(ethertype)))
-		return WEIR_VLAN_TAGGED;
+	verdict = weir_tags(skb, ethertype);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_form(skb, ethertype);
+	if (verdict != WEIR_ALLOWED)
+		return verdict;
 	if (ethertype == bpf_htons(ETH_P_IP) && weir_checks_for(WEIR_CHECK_IPV4))
 		return weir_source_ipv4(skb, facts);
 	if (ethertype == bpf_htons(ETH_P_IPV6) && weir_checks_for(WEIR_CHECK_IPV6))

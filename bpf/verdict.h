@@ -11,20 +11,24 @@
 #define __WEIR_VERDICT_H
 
 /* clang-format off */
-#define WEIR_VERDICTS(X)                         \
-	X(ALLOWED, allowed)                      \
-	X(MALFORMED, malformed)                  \
-	X(VLAN_TAGGED, vlan_tagged)              \
-	X(SPOOFED_MAC, spoofed_mac)              \
-	X(SPOOFED_IPV4, spoofed_ipv4)            \
-	X(SPOOFED_IPV6, spoofed_ipv6)            \
-	X(SPOOFED_ARP_MAC, spoofed_arp_mac)      \
-	X(SPOOFED_ARP_IP, spoofed_arp_ip)        \
-	X(RATE_LIMITED, rate_limited)            \
-	X(ROGUE_DHCP, rogue_dhcp)                \
-	X(ROGUE_ROUTER, rogue_router)            \
-	X(SOURCE_ROUTED, source_routed)          \
-	X(FOREIGN_ETHERTYPE, foreign_ethertype)
+#define WEIR_VERDICTS(X)                            \
+	X(ALLOWED, allowed)                         \
+	X(MALFORMED, malformed)                     \
+	X(VLAN_TAGGED, vlan_tagged)                 \
+	X(SPOOFED_MAC, spoofed_mac)                 \
+	X(SPOOFED_IPV4, spoofed_ipv4)               \
+	X(SPOOFED_IPV6, spoofed_ipv6)               \
+	X(SPOOFED_ARP_MAC, spoofed_arp_mac)         \
+	X(SPOOFED_ARP_IP, spoofed_arp_ip)           \
+	X(RATE_LIMITED, rate_limited)               \
+	X(ROGUE_DHCP, rogue_dhcp)                   \
+	X(ROGUE_ROUTER, rogue_router)               \
+	X(SOURCE_ROUTED, source_routed)             \
+	X(FOREIGN_ETHERTYPE, foreign_ethertype)     \
+	X(SPOOFED_NEIGHBOUR, spoofed_neighbour)     \
+	X(DOUBLE_TAGGED, double_tagged)             \
+	X(ROUTING_HEADER, routing_header)           \
+	X(FOREIGN_DESTINATION, foreign_destination)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

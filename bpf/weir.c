@@ -25,7 +25,9 @@
 #include "facts.h"
 #include "count.h"
 #include "source.h"
+#include "neighbour.h"
 #include "conduct.h"
+#include "arrival.h"
 #include "rate.h"
 
 /* bpftool prog show prints these beside each program. */
@@ -48,13 +50,16 @@ int weir_ingress(struct __sk_buff *skb)
 {
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_control *control = weir_control_of();
+	const struct weir_facts *facts = weir_facts_now();
 	enum weir_verdict verdict;
 	struct weir_count size;
 
-	if (!counters || !control)
+	if (!counters || !control || !facts)
 		return TC_ACT_SHOT;
+	verdict = weir_arrival(skb, facts);
 	size = weir_size_of(skb);
-	verdict = weir_limit(WEIR_INGRESS, size.bytes);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_limit(WEIR_INGRESS, size.bytes);
 	weir_count(&counters->ingress, verdict, size);
 	return verdict == WEIR_ALLOWED ? control->ingress_action : TC_ACT_SHOT;
 }

@@ -16,15 +16,20 @@ import (
 type weirWeirCheck uint32
 
 const (
-	weirWeirCheckWEIR_CHECK_MAC          weirWeirCheck = 1
-	weirWeirCheckWEIR_CHECK_IPV4         weirWeirCheck = 2
-	weirWeirCheckWEIR_CHECK_IPV6         weirWeirCheck = 4
-	weirWeirCheckWEIR_CHECK_VLAN         weirWeirCheck = 8
-	weirWeirCheckWEIR_CHECK_DHCP         weirWeirCheck = 16
-	weirWeirCheckWEIR_CHECK_ROUTER       weirWeirCheck = 32
-	weirWeirCheckWEIR_CHECK_SOURCE_ROUTE weirWeirCheck = 64
-	weirWeirCheckWEIR_CHECK_ETHERTYPE    weirWeirCheck = 128
-	weirWeirCheckWEIR_CHECK_CONDUCT      weirWeirCheck = 112
+	weirWeirCheckWEIR_CHECK_MAC            weirWeirCheck = 1
+	weirWeirCheckWEIR_CHECK_IPV4           weirWeirCheck = 2
+	weirWeirCheckWEIR_CHECK_IPV6           weirWeirCheck = 4
+	weirWeirCheckWEIR_CHECK_VLAN           weirWeirCheck = 8
+	weirWeirCheckWEIR_CHECK_DHCP           weirWeirCheck = 16
+	weirWeirCheckWEIR_CHECK_ROUTER         weirWeirCheck = 32
+	weirWeirCheckWEIR_CHECK_SOURCE_ROUTE   weirWeirCheck = 64
+	weirWeirCheckWEIR_CHECK_ETHERTYPE      weirWeirCheck = 128
+	weirWeirCheckWEIR_CHECK_ARP            weirWeirCheck = 256
+	weirWeirCheckWEIR_CHECK_NEIGHBOUR      weirWeirCheck = 512
+	weirWeirCheckWEIR_CHECK_DOUBLE_TAG     weirWeirCheck = 1024
+	weirWeirCheckWEIR_CHECK_ROUTING_HEADER weirWeirCheck = 2048
+	weirWeirCheckWEIR_CHECK_DESTINATION    weirWeirCheck = 4096
+	weirWeirCheckWEIR_CHECK_CONDUCT        weirWeirCheck = 2672
 )
 
 type weirWeirControl struct {
@@ -102,6 +107,26 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		SpoofedNeighbour struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		DoubleTagged struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		RoutingHeader struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		ForeignDestination struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 	Egress struct {
 		_       structs.HostLayout
@@ -170,6 +195,26 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		SpoofedNeighbour struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		DoubleTagged struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		RoutingHeader struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		ForeignDestination struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 }
 
@@ -201,20 +246,24 @@ type weirWeirRate struct {
 type weirWeirVerdict uint32
 
 const (
-	weirWeirVerdictWEIR_ALLOWED           weirWeirVerdict = 0
-	weirWeirVerdictWEIR_MALFORMED         weirWeirVerdict = 1
-	weirWeirVerdictWEIR_VLAN_TAGGED       weirWeirVerdict = 2
-	weirWeirVerdictWEIR_SPOOFED_MAC       weirWeirVerdict = 3
-	weirWeirVerdictWEIR_SPOOFED_IPV4      weirWeirVerdict = 4
-	weirWeirVerdictWEIR_SPOOFED_IPV6      weirWeirVerdict = 5
-	weirWeirVerdictWEIR_SPOOFED_ARP_MAC   weirWeirVerdict = 6
-	weirWeirVerdictWEIR_SPOOFED_ARP_IP    weirWeirVerdict = 7
-	weirWeirVerdictWEIR_RATE_LIMITED      weirWeirVerdict = 8
-	weirWeirVerdictWEIR_ROGUE_DHCP        weirWeirVerdict = 9
-	weirWeirVerdictWEIR_ROGUE_ROUTER      weirWeirVerdict = 10
-	weirWeirVerdictWEIR_SOURCE_ROUTED     weirWeirVerdict = 11
-	weirWeirVerdictWEIR_FOREIGN_ETHERTYPE weirWeirVerdict = 12
-	weirWeirVerdictWEIR_VERDICT_MAX       weirWeirVerdict = 13
+	weirWeirVerdictWEIR_ALLOWED             weirWeirVerdict = 0
+	weirWeirVerdictWEIR_MALFORMED           weirWeirVerdict = 1
+	weirWeirVerdictWEIR_VLAN_TAGGED         weirWeirVerdict = 2
+	weirWeirVerdictWEIR_SPOOFED_MAC         weirWeirVerdict = 3
+	weirWeirVerdictWEIR_SPOOFED_IPV4        weirWeirVerdict = 4
+	weirWeirVerdictWEIR_SPOOFED_IPV6        weirWeirVerdict = 5
+	weirWeirVerdictWEIR_SPOOFED_ARP_MAC     weirWeirVerdict = 6
+	weirWeirVerdictWEIR_SPOOFED_ARP_IP      weirWeirVerdict = 7
+	weirWeirVerdictWEIR_RATE_LIMITED        weirWeirVerdict = 8
+	weirWeirVerdictWEIR_ROGUE_DHCP          weirWeirVerdict = 9
+	weirWeirVerdictWEIR_ROGUE_ROUTER        weirWeirVerdict = 10
+	weirWeirVerdictWEIR_SOURCE_ROUTED       weirWeirVerdict = 11
+	weirWeirVerdictWEIR_FOREIGN_ETHERTYPE   weirWeirVerdict = 12
+	weirWeirVerdictWEIR_SPOOFED_NEIGHBOUR   weirWeirVerdict = 13
+	weirWeirVerdictWEIR_DOUBLE_TAGGED       weirWeirVerdict = 14
+	weirWeirVerdictWEIR_ROUTING_HEADER      weirWeirVerdict = 15
+	weirWeirVerdictWEIR_FOREIGN_DESTINATION weirWeirVerdict = 16
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 17
 )
 
 // Names of all BPF objects in the ELF.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -54,21 +55,31 @@ type options struct {
 	Enforcement string `json:"enforcement,omitempty"`
 	// Bandwidth is kept by the guard. A pod's own wish goes before it.
 	Bandwidth bandwidth `json:"bandwidth"`
-	// Allow names what pods may send that is refused otherwise.
+	// Allow names what pods may send, or receive, that is refused otherwise.
 	Allow []string `json:"allow,omitempty"`
+	// Sources are prefixes that pods may send from beside their own addresses.
+	Sources []netip.Prefix `json:"sources,omitempty"`
 }
 
 // switchable are the checks that a network can do without, by what it then allows.
 func switchable() map[string]bpf.Check {
 	return map[string]bpf.Check{
-		"dhcp-server":      bpf.CheckDHCP,
-		"router":           bpf.CheckRouter,
-		"source-routing":   bpf.CheckSourceRoute,
-		"other-ethertypes": bpf.CheckEthertype,
+		"other-macs":        bpf.CheckMAC,
+		"other-addresses":   bpf.CheckIPv4 | bpf.CheckIPv6,
+		"arp-proxy":         bpf.CheckARP,
+		"nd-proxy":          bpf.CheckNeighbour,
+		"vlan":              bpf.CheckVLAN,
+		"double-tags":       bpf.CheckDoubleTag,
+		"dhcp-server":       bpf.CheckDHCP,
+		"router":            bpf.CheckRouter,
+		"source-routing":    bpf.CheckSourceRoute,
+		"routing-header":    bpf.CheckRoutingHeader,
+		"other-ethertypes":  bpf.CheckEthertype,
+		"other-destination": bpf.CheckDestination,
 	}
 }
 
-// checks are those that the network leaves on.
+// checks are those that the network leaves on, of all that there are.
 func (o *options) checks() bpf.Check {
 	var all bpf.Check
 	for name, check := range switchable() {
@@ -128,6 +139,9 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 	if err := config.Weir.Bandwidth.validate(); err != nil {
 		return options{}, invalid("weir.bandwidth: %w", err)
 	}
+	if err := validateSources(config.Weir.Sources); err != nil {
+		return options{}, invalid("weir.sources: %w", err)
+	}
 	for _, name := range config.Weir.Allow {
 		if _, known := switchable()[name]; !known {
 			return options{}, invalid("weir.allow: %q is none of %q", name, slices.Sorted(maps.Keys(switchable())))
@@ -142,6 +156,27 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 			config.Weir.Enforcement, enforcementRequired, enforcementBestEffort)
 	}
 	return config.Weir, nil
+}
+
+// sourcesMax leaves room for the addresses of the attachment itself.
+const sourcesMax = 8
+
+func validateSources(sources []netip.Prefix) error {
+	if len(sources) > sourcesMax {
+		return fmt.Errorf("%d prefixes, want %d at most", len(sources), sourcesMax)
+	}
+	for _, p := range sources {
+		addr := p.Addr()
+		switch {
+		case addr.Is4In6():
+			return fmt.Errorf("%s is an IPv4 address in IPv6's form", p)
+		case p != p.Masked():
+			return fmt.Errorf("%s has host bits: want %s", p, p.Masked())
+		case addr.IsMulticast(), addr.IsLoopback():
+			return fmt.Errorf("%s is no source", p)
+		}
+	}
+	return nil
 }
 
 func (j *job) id() attachment.ID {

@@ -26,7 +26,8 @@ import (
 type guarded struct {
 	guard   *loader.Guard
 	mac     net.HardwareAddr
-	sources []netip.Prefix
+	sources []netip.Prefix // of the result
+	further []netip.Prefix // that the network allows
 }
 
 // Place is where the guard of an attachment sits. The pod's namespace need not be
@@ -72,14 +73,15 @@ type sending struct {
 	tagged bool
 }
 
-// guardSpec is what is known of a guard before its interface is there.
+// guardSpec is what is known of a guard before its interface is there. Its sources are
+// those that the network allows beside the attachment's own.
 func (j *job) guardSpec(may sending) loader.Spec {
-	checks := bpf.CheckMAC | j.option.checks()
-	if !may.tagged {
-		checks |= bpf.CheckVLAN
+	checks := j.option.checks()
+	if may.tagged {
+		checks &^= bpf.CheckVLAN
 	}
-	if may.addressed {
-		checks |= bpf.CheckIPv4 | bpf.CheckIPv6
+	if !may.addressed && len(j.option.Sources) == 0 {
+		checks &^= bpf.CheckIPv4 | bpf.CheckIPv6
 	}
 	return loader.Spec{
 		Dir:         filepath.Join(j.plugin.BPFDir, j.stored.Attachment.PinDir),
@@ -90,10 +92,11 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Checks:      checks,
 		Ingress:     j.limits.ingress(),
 		Egress:      j.limits.egress(),
+		Addresses:   loader.Addresses{Prefixes: j.option.Sources},
 	}
 }
 
-// attachGuard puts the programs on the interface, with no address allowed yet.
+// attachGuard puts the programs on the interface, with no address of its own allowed yet.
 func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sending) (*guarded, error) {
 	if j.stored.Attachment == nil {
 		return &guarded{}, nil
@@ -108,7 +111,7 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sen
 	if err != nil {
 		return &guarded{}, j.withoutGuard(err)
 	}
-	return &guarded{guard: guard, mac: mac}, nil
+	return &guarded{guard: guard, mac: mac, further: spec.Prefixes}, nil
 }
 
 var errNotEthernet = errors.New("it is no Ethernet interface, and only those can be guarded; " +
@@ -206,7 +209,7 @@ func (g *guarded) settle(pod *netns.Namespace, ifname string, result *current.Re
 }
 
 func (g *guarded) set(linkLocal ...netip.Prefix) error {
-	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: slices.Concat(g.sources, linkLocal)})
+	return g.guard.SetAddresses(loader.Addresses{MAC: g.mac, Prefixes: slices.Concat(g.sources, linkLocal, g.further)})
 }
 
 // sourcesOf is what a result allows as sources: its addresses, each by itself.

@@ -405,6 +405,12 @@ func TestOptions(t *testing.T) {
 		{"unknown", `{"name":"a","type":"x","weir":{"enforcement":"never"}}`, "", "weir.enforcement"},
 		{"mistyped", `{"name":"a","type":"x","weir":7}`, "", "weir"},
 		{"leave", `{"name":"a","type":"x","weir":{"allow":["dhcp-server","router","source-routing","other-ethertypes"]}}`, enforcementRequired, ""},
+		{"sources", `{"name":"a","type":"x","weir":{"sources":["198.51.100.0/24","2001:db8:1::/48"]}}`, enforcementRequired, ""},
+		{"sources with host bits", `{"name":"a","type":"x","weir":{"sources":["198.51.100.1/24"]}}`, "", "weir.sources: 198.51.100.1/24 has host bits: want 198.51.100.0/24"},
+		{"sources that are none", `{"name":"a","type":"x","weir":{"sources":["224.0.0.0/4"]}}`, "", "weir.sources: 224.0.0.0/4 is no source"},
+		{"sources that are no prefixes", `{"name":"a","type":"x","weir":{"sources":["lan"]}}`, "", "weir: netip.ParsePrefix"},
+		{"sources in another form", `{"name":"a","type":"x","weir":{"sources":["::ffff:192.0.2.0/120"]}}`, "", "is an IPv4 address in IPv6's form"},
+		{"too many sources", `{"name":"a","type":"x","weir":{"sources":["1.0.0.0/8","2.0.0.0/8","3.0.0.0/8","4.0.0.0/8","5.0.0.0/8","6.0.0.0/8","7.0.0.0/8","8.0.0.0/8","9.0.0.0/8"]}}`, "", "weir.sources: 9 prefixes, want 8 at most"},
 		{"leave for what is not known", `{"name":"a","type":"x","weir":{"allow":["everything"]}}`, "", `weir.allow: "everything" is none of`},
 	}
 	for _, test := range tests {

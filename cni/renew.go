@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/loader"
@@ -29,11 +30,11 @@ func (p *Plugin) GuardSpec(a *attachment.Attachment) (loader.Spec, error) {
 		return loader.Spec{}, err
 	}
 	linkLocal := loader.LinkLocal(spec.MAC)
-	spec.Prefixes = append(whole(a.Addresses), netip.PrefixFrom(linkLocal, linkLocal.BitLen()))
+	spec.Prefixes = slices.Concat(whole(a.Addresses), []netip.Prefix{netip.PrefixFrom(linkLocal, linkLocal.BitLen())}, spec.Prefixes)
 	return spec, nil
 }
 
-// specOf is the spec with which ADD made the guard, but for the addresses.
+// specOf is the spec with which ADD made the guard, but for the attachment's own addresses.
 func specOf(d delegate, a *attachment.Attachment) loader.Spec {
 	made := sending{addressed: len(a.Addresses) > 0}
 	switch d := d.(type) {

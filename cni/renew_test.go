@@ -19,26 +19,34 @@ import (
 
 func TestGuardSpec(t *testing.T) {
 	t.Parallel()
-	const conduct = bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckEthertype
-	const all = conduct | bpf.CheckMAC | bpf.CheckVLAN | bpf.CheckIPv4 | bpf.CheckIPv6
+	const addressless = bpf.CheckMAC | bpf.CheckVLAN | bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckRoutingHeader |
+		bpf.CheckEthertype | bpf.CheckARP | bpf.CheckNeighbour | bpf.CheckDoubleTag | bpf.CheckDestination
+	const all = addressless | bpf.CheckIPv4 | bpf.CheckIPv6
 	addresses := []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")}
 	tests := []struct {
 		name, config, chained string
 		addresses             []netip.Prefix
+		sources               []string
 		runtimeConfig         map[string]any
 		checks                bpf.Check
 		egress                loader.Rate
 	}{
 		{name: "native", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}`,
 			addresses: addresses, checks: all},
-		{name: "native without IPAM", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN},
-		{name: "a trunk", config: `{"cniVersion":"1.0.0","name":"lan","type":"bridge","vlanTrunk":[{"id":7}]}`, checks: conduct | bpf.CheckMAC},
+		{name: "native without IPAM", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: addressless},
+		{name: "a trunk", config: `{"cniVersion":"1.0.0","name":"lan","type":"bridge","vlanTrunk":[{"id":7}]}`, checks: addressless &^ bpf.CheckVLAN},
 		{name: "with leave", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["router","other-ethertypes"]}}`,
 			addresses: addresses, checks: all &^ bpf.CheckRouter &^ bpf.CheckEthertype},
 		{name: "executed", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, addresses: addresses, checks: all},
-		{name: "executed, without addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN},
+		{name: "executed, without addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, checks: addressless},
+		{name: "further sources", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
+			addresses: addresses, sources: []string{"198.51.100.0/24"}, checks: all},
+		{name: "sources and no addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
+			sources: []string{"198.51.100.0/24"}, checks: all},
+		{name: "leave for everything", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["other-macs","other-addresses","arp-proxy",
+			"nd-proxy","vlan","double-tags","dhcp-server","router","source-routing","routing-header","other-ethertypes","other-destination"]}}`, addresses: addresses},
 		{name: "chained", config: `{"cniVersion":"1.0.0","name":"lan","type":"weir"}`, chained: "net1", addresses: addresses, checks: all},
-		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: conduct | bpf.CheckMAC | bpf.CheckVLAN,
+		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: addressless,
 			runtimeConfig: map[string]any{"bandwidth": map[string]any{"egressRate": 1000000}}, egress: loader.Rate{BitsPerSecond: 1000000}},
 	}
 	for _, test := range tests {
@@ -68,6 +76,7 @@ func TestGuardSpec(t *testing.T) {
 			if test.addresses != nil {
 				want = []string{"192.0.2.8/32", "2001:db8::8/128", "fe80::5eff:fe00:5301/128"}
 			}
+			want = append(want, test.sources...)
 			var prefixes []string
 			for _, p := range got.Prefixes {
 				prefixes = append(prefixes, p.String())

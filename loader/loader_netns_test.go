@@ -33,7 +33,8 @@ const (
 	lanAddress = "192.0.2.1"
 )
 
-var allChecks = bpf.CheckMAC | bpf.CheckIPv4 | bpf.CheckIPv6 | bpf.CheckVLAN
+var allChecks = bpf.CheckMAC | bpf.CheckIPv4 | bpf.CheckIPv6 | bpf.CheckVLAN | bpf.CheckDoubleTag | bpf.CheckARP | bpf.CheckNeighbour |
+	bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckRoutingHeader | bpf.CheckEthertype | bpf.CheckDestination
 
 // bench is a pod whose net1 is guarded and joined to an outside host's eth0.
 type bench struct {
