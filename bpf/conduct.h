@@ -98,21 +98,19 @@ __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
  */
 __noinline int weir_is_source_routed(struct __sk_buff *skb, __u32 offset, __u32 end)
 {
-	__u8 option[2];
+	__u8 option[2]; /* type and length, which that of one byte does not have */
+	__u32 length;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WEIR_OPTIONS_MAX && offset < end; i++) {
-		if (bpf_skb_load_bytes(skb, offset, option, 1) || option[0] == WEIR_OPTION_END)
+		if (bpf_skb_load_bytes(skb, offset, option, sizeof(option)) || option[0] == WEIR_OPTION_END)
 			return false;
 		if (option[0] == WEIR_OPTION_LSRR || option[0] == WEIR_OPTION_SSRR)
 			return true;
-		if (option[0] == WEIR_OPTION_NOP) {
-			offset++;
-			continue;
-		}
-		if (bpf_skb_load_bytes(skb, offset, option, 2) || option[1] < 2)
+		length = option[0] == WEIR_OPTION_NOP ? 1 : option[1];
+		if (!length)
 			return false;
-		offset += option[1];
+		offset += length;
 	}
 	return false;
 }

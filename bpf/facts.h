@@ -36,9 +36,14 @@ struct weir_prefix4 {
 	__be32 mask;
 };
 
+/* An IPv6 address as it lies in memory, first half first. */
+struct weir_ipv6 {
+	__be64 half[2];
+};
+
 struct weir_prefix6 {
-	__be32 address[4];
-	__be32 mask[4];
+	struct weir_ipv6 address;
+	struct weir_ipv6 mask;
 };
 
 struct weir_facts {
@@ -113,7 +118,7 @@ static __always_inline bool weir_owns_mac(const struct weir_facts *facts, const 
 	const __u16 *a = (const __u16 *)facts->mac;
 	const __u16 *b = (const __u16 *)mac;
 
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
 }
 
 static __always_inline bool weir_in_prefix4(const struct weir_prefix4 *p, __be32 address)
@@ -121,12 +126,9 @@ static __always_inline bool weir_in_prefix4(const struct weir_prefix4 *p, __be32
 	return (address & p->mask) == p->address;
 }
 
-static __always_inline bool weir_in_prefix6(const struct weir_prefix6 *p, __be32 a, __be32 b, __be32 c, __be32 d)
+static __always_inline bool weir_in_prefix6(const struct weir_prefix6 *p, __be64 a, __be64 b)
 {
-	__be32 different = ((a & p->mask[0]) ^ p->address[0]) | ((b & p->mask[1]) ^ p->address[1]) |
-			   ((c & p->mask[2]) ^ p->address[2]) | ((d & p->mask[3]) ^ p->address[3]);
-
-	return !different;
+	return !(((a & p->mask.half[0]) ^ p->address.half[0]) | ((b & p->mask.half[1]) ^ p->address.half[1]));
 }
 
 /*
@@ -149,8 +151,8 @@ __noinline int weir_owns_ipv4_beyond_first(__be32 address)
 	return false;
 }
 
-/* The four words of the address, first to last. */
-__noinline int weir_owns_ipv6_beyond_first(__be32 a, __be32 b, __be32 c, __be32 d)
+/* The two halves of the address. */
+__noinline int weir_owns_ipv6_beyond_first(__be64 a, __be64 b)
 {
 	const struct weir_facts *facts = weir_facts_now();
 
@@ -158,7 +160,7 @@ __noinline int weir_owns_ipv6_beyond_first(__be32 a, __be32 b, __be32 c, __be32 
 		return false;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 1; i < WEIR_PREFIXES_MAX && i < facts->prefixes6_len; i++) {
-		if (weir_in_prefix6(&facts->prefixes6[i], a, b, c, d))
+		if (weir_in_prefix6(&facts->prefixes6[i], a, b))
 			return true;
 	}
 	return false;
@@ -171,12 +173,12 @@ static __always_inline bool weir_owns_ipv4(const struct weir_facts *facts, __be3
 	return weir_in_prefix4(&facts->prefixes4[0], address) || weir_owns_ipv4_beyond_first(address);
 }
 
-static __always_inline bool weir_owns_ipv6(const struct weir_facts *facts, const __be32 *address)
+static __always_inline bool weir_owns_ipv6(const struct weir_facts *facts, const struct weir_ipv6 *address)
 {
 	if (!facts->prefixes6_len)
 		return false;
-	return weir_in_prefix6(&facts->prefixes6[0], address[0], address[1], address[2], address[3]) ||
-	       weir_owns_ipv6_beyond_first(address[0], address[1], address[2], address[3]);
+	return weir_in_prefix6(&facts->prefixes6[0], address->half[0], address->half[1]) ||
+	       weir_owns_ipv6_beyond_first(address->half[0], address->half[1]);
 }
 
 #endif

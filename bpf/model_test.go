@@ -213,19 +213,22 @@ func judgeUDP(p []byte, server, client uint16) string {
 // isSourceRouted walks options; the length of one may lie behind them.
 func isSourceRouted(options, rest []byte) bool {
 	for at := 0; at < len(options); {
+		if at+1 >= len(rest) {
+			return false
+		}
+		length := int(rest[at+1])
 		switch options[at] {
 		case 0:
 			return false
 		case 131, 137:
 			return true
 		case 1:
-			at++
-			continue
+			length = 1
 		}
-		if at+1 >= len(rest) || rest[at+1] < 2 {
+		if length == 0 {
 			return false
 		}
-		at += int(rest[at+1])
+		at += length
 	}
 	return false
 }

@@ -83,8 +83,8 @@ static __always_inline bool weir_is_about_sender(__u8 type, bool unspecified)
 __noinline int weir_neighbour(struct __sk_buff *skb, __u32 offset)
 {
 	const struct weir_facts *facts = weir_facts_now();
+	struct weir_ipv6 source, target;
 	struct ipv6hdr ip;
-	__be32 target[4];
 	__u8 message[2]; /* type and code */
 	__u32 length, end;
 	bool unspecified;
@@ -96,11 +96,12 @@ __noinline int weir_neighbour(struct __sk_buff *skb, __u32 offset)
 	end = WEIR_HEADERS_LEN + bpf_ntohs(ip.payload_len);
 	if (!length || ip.hop_limit != WEIR_ND_HOP_LIMIT || message[1] || offset + length > end)
 		return WEIR_MALFORMED;
-	unspecified = weir_is_unspecified(ip.saddr.in6_u.u6_addr32);
+	__builtin_memcpy(&source, &ip.saddr, sizeof(source));
+	unspecified = weir_is_unspecified(&source);
 	if (weir_checks_for(WEIR_CHECK_IPV6) && weir_is_about_sender(message[0], unspecified)) {
-		if (bpf_skb_load_bytes(skb, offset + 8, target, sizeof(target)))
+		if (bpf_skb_load_bytes(skb, offset + 8, &target, sizeof(target)))
 			return WEIR_MALFORMED;
-		if (!weir_owns_ipv6(facts, target))
+		if (!weir_owns_ipv6(facts, &target))
 			return WEIR_SPOOFED_NEIGHBOUR;
 	}
 	return weir_nd_options(skb, offset + length, end, message[0], unspecified);

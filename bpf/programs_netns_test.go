@@ -82,9 +82,9 @@ func (l *loaded) allow(facts *Facts, p netip.Prefix) {
 		return
 	}
 	slot := &facts.Prefixes6[facts.Prefixes6Len]
-	for i := range 4 {
-		slot.Address[i] = binary.NativeEndian.Uint32(raw[i*4:])
-		slot.Mask[i] = binary.NativeEndian.Uint32(mask[i*4:])
+	for i := range 2 {
+		slot.Address.Half[i] = binary.NativeEndian.Uint64(raw[i*8:])
+		slot.Mask.Half[i] = binary.NativeEndian.Uint64(mask[i*8:])
 	}
 	facts.Prefixes6Len++
 }

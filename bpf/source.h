@@ -65,9 +65,9 @@ static __always_inline enum weir_verdict weir_source_ipv4(struct __sk_buff *skb,
 	return WEIR_SPOOFED_IPV4;
 }
 
-static __always_inline bool weir_is_unspecified(const __be32 *address)
+static __always_inline bool weir_is_unspecified(const struct weir_ipv6 *address)
 {
-	return !(address[0] | address[1] | address[2] | address[3]);
+	return !(address->half[0] | address->half[1]);
 }
 
 /* RFC 4862 and RFC 3590: from the unspecified address come only the messages
@@ -90,16 +90,16 @@ static __always_inline enum weir_verdict weir_source_ipv6(struct __sk_buff *skb,
 {
 	void *end = (void *)(long)skb->data_end;
 	const struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	struct in6_addr source;
+	struct weir_ipv6 source;
 	__u8 next;
 
 	if ((void *)(ip + 1) > end)
 		return WEIR_MALFORMED;
-	source = ip->saddr;
+	__builtin_memcpy(&source, &ip->saddr, sizeof(source));
 	next = ip->nexthdr;
-	if (weir_owns_ipv6(facts, source.in6_u.u6_addr32))
+	if (weir_owns_ipv6(facts, &source))
 		return WEIR_ALLOWED;
-	if (weir_is_unspecified(source.in6_u.u6_addr32) && weir_is_addressless(skb, next))
+	if (weir_is_unspecified(&source) && weir_is_addressless(skb, next))
 		return WEIR_ALLOWED;
 	return WEIR_SPOOFED_IPV6;
 }

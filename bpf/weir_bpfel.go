@@ -230,8 +230,14 @@ type weirWeirFacts struct {
 	}
 	Prefixes6 [16]struct {
 		_       structs.HostLayout
-		Address [4]uint32
-		Mask    [4]uint32
+		Address struct {
+			_    structs.HostLayout
+			Half [2]uint64
+		}
+		Mask struct {
+			_    structs.HostLayout
+			Half [2]uint64
+		}
 	}
 }
 

@@ -53,9 +53,9 @@ func addPrefix6(facts *bpf.Facts, p netip.Prefix) error {
 	}
 	address := p.Masked().Addr().As16()
 	mask := net.CIDRMask(p.Bits(), 128)
-	for word := range 4 {
-		facts.Prefixes6[n].Address[word] = binary.NativeEndian.Uint32(address[word*4:])
-		facts.Prefixes6[n].Mask[word] = binary.NativeEndian.Uint32(mask[word*4:])
+	for half := range 2 {
+		facts.Prefixes6[n].Address.Half[half] = binary.NativeEndian.Uint64(address[half*8:])
+		facts.Prefixes6[n].Mask.Half[half] = binary.NativeEndian.Uint64(mask[half*8:])
 	}
 	facts.Prefixes6Len++
 	return nil
