@@ -68,8 +68,20 @@ type AttachmentStatus struct {
 	// Receive and Transmit count what was allowed. Directions are the pod's.
 	Receive  Traffic `json:"receive"`
 	Transmit Traffic `json:"transmit"`
+	// Allowed has Receive and Transmit by class and protocol, those that there were.
+	Allowed []Share `json:"allowed"`
 	// Dropped holds a reason only once it has dropped something.
 	Dropped []Drop `json:"dropped"`
+}
+
+// Share is what was allowed in one direction of one class (unicast, multicast or
+// broadcast) and protocol (tcp, udp, icmp, sctp, arp or other).
+type Share struct {
+	Direction string `json:"direction"`
+	Class     string `json:"class"`
+	Protocol  string `json:"protocol"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
 }
 
 // Traffic is packets and bytes as the wire carries them.

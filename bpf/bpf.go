@@ -2,8 +2,10 @@
 
 package bpf
 
-//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict weir weir.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family weir weir.c
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
+//go:generate go tool stringer -type weirWeirClass -trimprefix weirWeirClassWEIR_ -output class_string.go
+//go:generate go tool stringer -type weirWeirFamily -trimprefix weirWeirFamilyWEIR_ -output family_string.go
 
 import (
 	"crypto/sha256"
@@ -106,10 +108,12 @@ const Allowed Verdict = weirWeirVerdictWEIR_ALLOWED
 const verdicts = int(weirWeirVerdictWEIR_VERDICT_MAX)
 
 // Verdicts lists every verdict in the order of its number.
-func Verdicts() iter.Seq[Verdict] {
-	return func(yield func(Verdict) bool) {
-		for v := range Verdict(verdicts) {
-			if !yield(v) {
+func Verdicts() iter.Seq[Verdict] { return upTo(Verdict(verdicts)) }
+
+func upTo[T ~uint32](end T) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for i := range end {
+			if !yield(i) {
 				return
 			}
 		}
@@ -143,22 +147,87 @@ type Count struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// Class is whom a packet is for.
+type Class = weirWeirClass
+
+// The classes.
+const (
+	Unicast   Class = weirWeirClassWEIR_UNICAST
+	Multicast Class = weirWeirClassWEIR_MULTICAST
+	Broadcast Class = weirWeirClassWEIR_BROADCAST
+)
+
+// Family is what protocol a packet is of. ICMP is that of IPv4 and of IPv6; a fragment
+// is of its packet's.
+type Family = weirWeirFamily
+
+const (
+	classes  = int(weirWeirClassWEIR_CLASS_MAX)
+	families = int(weirWeirFamilyWEIR_FAMILY_MAX)
+)
+
+// Classes lists every class.
+func Classes() iter.Seq[Class] { return upTo(Class(classes)) }
+
+// Families lists every family.
+func Families() iter.Seq[Family] { return upTo(Family(families)) }
+
+// Name is the class as metrics and tools spell it: unicast.
+func (c Class) Name() string { return strings.ToLower(c.String()) }
+
+// Name is the family as metrics and tools spell it: tcp.
+func (f Family) Name() string { return strings.ToLower(f.String()) }
+
 // Counters is the value of the counters map on one CPU, or the sum over all.
-type Counters [2][verdicts]Count
+type Counters struct {
+	Verdicts [2][verdicts]Count
+	Allowed  [2][classes][families]Count
+}
 
 // Of is the count of one direction and verdict.
-func (c Counters) Of(d Direction, v Verdict) Count { return c[d][v] }
+func (c *Counters) Of(d Direction, v Verdict) Count { return c.Verdicts[d][v] }
+
+// OfClass is what was allowed of a class.
+func (c *Counters) OfClass(d Direction, class Class) Count {
+	var sum Count
+	for _, count := range c.Allowed[d][class] {
+		sum.add(count)
+	}
+	return sum
+}
+
+// OfFamily is what was allowed of a family.
+func (c *Counters) OfFamily(d Direction, f Family) Count {
+	var sum Count
+	for class := range c.Allowed[d] {
+		sum.add(c.Allowed[d][class][f])
+	}
+	return sum
+}
+
+func (c *Count) add(more Count) {
+	c.Packets += more.Packets
+	c.Bytes += more.Bytes
+}
 
 // Sum adds up the counters of every CPU.
 func Sum(perCPU []Counters) Counters {
 	var sum Counters
-	for _, cpu := range perCPU {
-		for d := range cpu {
-			for v, count := range cpu[d] {
-				sum[d][v].Packets += count.Packets
-				sum[d][v].Bytes += count.Bytes
+	for i := range perCPU {
+		sum.add(&perCPU[i])
+	}
+	return sum
+}
+
+func (c *Counters) add(more *Counters) {
+	for d := range more.Verdicts {
+		for v := range more.Verdicts[d] {
+			c.Verdicts[d][v].add(more.Verdicts[d][v])
+		}
+		for class := range more.Allowed[d] {
+			for family := range more.Allowed[d][class] {
+				c.Allowed[d][class][family].add(more.Allowed[d][class][family])
 			}
 		}
 	}
-	return sum
 }

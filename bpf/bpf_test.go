@@ -29,6 +29,38 @@ func TestCountersAreNamedAfterVerdicts(t *testing.T) {
 	}
 }
 
+// The rest of a name is that of the member in C.
+func TestClassesAndFamiliesAreNamed(t *testing.T) {
+	t.Parallel()
+	ofClass := reflect.TypeFor[weirWeirCounters]().Field(3).Type
+	for class := range Classes() {
+		field := ofClass.Field(int(class) + 1)
+		if strings.ToLower(field.Name) != class.Name() {
+			t.Errorf("class %d is %s, want %s", class, field.Name, class.Name())
+		}
+		for family := range Families() {
+			if name := field.Type.Field(int(family) + 1).Name; strings.ToLower(name) != family.Name() {
+				t.Errorf("family %d is %s, want %s", family, name, family.Name())
+			}
+		}
+	}
+}
+
+func TestSumsByClassAndFamily(t *testing.T) {
+	t.Parallel()
+	var c Counters
+	c.Allowed[Ingress][Unicast][0] = Count{Packets: 1, Bytes: 60}
+	c.Allowed[Ingress][Unicast][1] = Count{Packets: 2, Bytes: 120}
+	c.Allowed[Ingress][Broadcast][1] = Count{Packets: 4, Bytes: 240}
+	c.Allowed[Egress][Unicast][1] = Count{Packets: 8, Bytes: 480}
+	if got, want := c.OfClass(Ingress, Unicast), (Count{3, 180}); got != want {
+		t.Errorf("unicast: %v, want %v", got, want)
+	}
+	if got, want := c.OfFamily(Ingress, 1), (Count{6, 360}); got != want {
+		t.Errorf("%s: %v, want %v", Family(1), got, want)
+	}
+}
+
 func TestCollectionSpec(t *testing.T) {
 	t.Parallel()
 	spec, err := CollectionSpec()
@@ -56,10 +88,15 @@ func TestCollectionSpec(t *testing.T) {
 func TestSumAddsUpEveryCPU(t *testing.T) {
 	t.Parallel()
 	var a, b Counters
-	a[Ingress][Allowed] = Count{Packets: 1, Bytes: 60}
-	b[Ingress][Allowed] = Count{Packets: 2, Bytes: 120}
-	b[Egress][weirWeirVerdictWEIR_SPOOFED_MAC] = Count{Packets: 3, Bytes: 180}
+	a.Verdicts[Ingress][Allowed] = Count{Packets: 1, Bytes: 60}
+	b.Verdicts[Ingress][Allowed] = Count{Packets: 2, Bytes: 120}
+	b.Verdicts[Egress][weirWeirVerdictWEIR_SPOOFED_MAC] = Count{Packets: 3, Bytes: 180}
+	a.Allowed[Egress][Multicast][0] = Count{Packets: 5, Bytes: 300}
+	b.Allowed[Egress][Multicast][0] = Count{Packets: 6, Bytes: 360}
 	sum := Sum([]Counters{a, b})
+	if got, want := sum.Allowed[Egress][Multicast][0], (Count{11, 660}); got != want {
+		t.Errorf("egress multicast: %v, want %v", got, want)
+	}
 	if got, want := sum.Of(Ingress, Allowed), (Count{3, 180}); got != want {
 		t.Errorf("ingress allowed: %v, want %v", got, want)
 	}

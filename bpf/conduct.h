@@ -55,7 +55,8 @@ static __always_inline bool weir_may_follow(__u8 next, __u8 after)
 
 /*
  * The header behind all extension headers of an IPv6 packet whose first is next, as a
- * WEIR_HEADER, and a weir_walk. Global, as it loops.
+ * WEIR_HEADER, and a weir_walk. Of a fragment that is not the first it has the protocol
+ * alone. Global, as it loops.
  */
 __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
 {
@@ -73,7 +74,7 @@ __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
 		if (next == IPPROTO_FRAGMENT) {
 			__builtin_memcpy(&fragment, &header, sizeof(fragment));
 			if (fragment.offset & bpf_htons(WEIR_FRAGMENT_OFFSET_MASK))
-				return WEIR_WALK_FRAGMENT | found;
+				return WEIR_WALK_FRAGMENT | found | header.next;
 			found |= WEIR_WALK_FIRST;
 			offset += WEIR_FRAGMENT_HEADER_LEN;
 		} else if (next == IPPROTO_AH) {

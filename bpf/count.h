@@ -25,10 +25,38 @@ struct weir_verdicts {
 _Static_assert(sizeof(struct weir_verdicts) == WEIR_VERDICT_MAX * sizeof(struct weir_count),
 	       "weir_verdicts has a counter for every verdict and nothing else");
 
+/* Whom a packet is for, and what protocol it is of. Lists as that of the verdicts is. */
+#define WEIR_CLASSES(X) X(UNICAST, unicast) X(MULTICAST, multicast) X(BROADCAST, broadcast)
+#define WEIR_FAMILIES(X) X(TCP, tcp) X(UDP, udp) X(ICMP, icmp) X(SCTP, sctp) X(ARP, arp) X(OTHER, other)
+
+enum weir_class {
+	WEIR_CLASSES(WEIR_ENUMERATOR) WEIR_CLASS_MAX,
+};
+
+enum weir_family {
+	WEIR_FAMILIES(WEIR_ENUMERATOR) WEIR_FAMILY_MAX,
+};
+
+struct weir_families {
+	WEIR_FAMILIES(WEIR_COUNTER)
+};
+
+#define WEIR_FAMILIES_OF(upper, lower) struct weir_families lower;
+
+/* The allowed packets of one direction. */
+struct weir_classes {
+	WEIR_CLASSES(WEIR_FAMILIES_OF)
+};
+
+_Static_assert(sizeof(struct weir_classes) == WEIR_CLASS_MAX * WEIR_FAMILY_MAX * sizeof(struct weir_count),
+	       "weir_classes has a counter for every class and family and nothing else");
+
 /* The directions are the pod's: ingress is what it receives. */
 struct weir_counters {
 	struct weir_verdicts ingress;
 	struct weir_verdicts egress;
+	struct weir_classes ingress_allowed;
+	struct weir_classes egress_allowed;
 };
 
 struct {

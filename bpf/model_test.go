@@ -336,3 +336,61 @@ func (m *model) judgeArrival(frame []byte) string {
 	}
 	return "allowed"
 }
+
+// trafficOf is under which class and family an allowed frame is counted.
+func (m *model) trafficOf(frame []byte) (class, family string) {
+	if len(frame) < 14 {
+		return "unicast", "other"
+	}
+	class = "unicast"
+	switch {
+	case bytes.Equal(frame[:6], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}):
+		class = "broadcast"
+	case frame[0]&1 == 1:
+		class = "multicast"
+	}
+	payload := frame[14:]
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case etherARP:
+		return class, "arp"
+	case etherIPv4:
+		if len(payload) > 9 {
+			return class, familyOf(payload[9])
+		}
+	case etherIPv6:
+		return class, familyOf(protocolOf(payload))
+	}
+	return class, "other"
+}
+
+func familyOf(protocol byte) string {
+	names := map[byte]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
+	return cmp.Or(names[protocol], "other")
+}
+
+// protocolOf is that behind the extension headers of an IPv6 packet which is allowed, or
+// 59 (no next header) where it is not to be found.
+func protocolOf(p []byte) byte {
+	if len(p) < 40 {
+		return 59
+	}
+	next, at := p[6], 40
+	for i := 0; isExtension(next); i++ {
+		rest := p[min(at, len(p)):]
+		if i == 6 || len(rest) < 4 || rest[0] == 0 || next == 44 && rest[0] != 51 && isExtension(rest[0]) {
+			return 59
+		}
+		length := (int(rest[1]) + 1) * 8
+		switch next {
+		case 44:
+			if binary.BigEndian.Uint16(rest[2:])&0xfff8 != 0 {
+				return rest[0]
+			}
+			length = 8
+		case 51:
+			length = (int(rest[1]) + 2) * 4
+		}
+		next, at = rest[0], at+length
+	}
+	return next
+}

@@ -122,14 +122,14 @@ func (l *loaded) run(tb testing.TB, d Direction, program string, frame []byte) s
 	after := l.counters(tb)
 	reason := "nothing"
 	for v := range Verdicts() {
-		counted := after[d][v].Packets - before[d][v].Packets
+		counted := after.Verdicts[d][v].Packets - before.Verdicts[d][v].Packets
 		if counted == 0 {
 			continue
 		}
 		if counted != 1 || reason != "nothing" {
 			tb.Fatalf("frame %x: %d counted for %s beside %s", frame, counted, v.Reason(), reason)
 		}
-		if size := after[d][v].Bytes - before[d][v].Bytes; size != uint64(len(frame)) {
+		if size := after.Verdicts[d][v].Bytes - before.Verdicts[d][v].Bytes; size != uint64(len(frame)) {
 			tb.Fatalf("frame of %d bytes counted as %d", len(frame), size)
 		}
 		reason = v.Reason()
@@ -139,10 +139,30 @@ func (l *loaded) run(tb testing.TB, d Direction, program string, frame []byte) s
 	if reason == "allowed" {
 		want = actOK
 	}
+	l.checkTraffic(tb, d, &before, &after, reason, frame)
 	if code != want {
 		tb.Fatalf("frame %x: counted as %s, returned %d", frame, reason, code)
 	}
 	return reason
+}
+
+// checkTraffic fails unless an allowed frame, and none else, is counted by class and family
+// where the model has it.
+func (l *loaded) checkTraffic(tb testing.TB, d Direction, before, after *Counters, reason string, frame []byte) {
+	tb.Helper()
+	wantClass, wantFamily := l.model.trafficOf(frame)
+	for class := range Classes() {
+		for family := range Families() {
+			counted := after.Allowed[d][class][family].Packets - before.Allowed[d][class][family].Packets
+			want := uint64(0)
+			if reason == "allowed" && class.Name() == wantClass && family.Name() == wantFamily {
+				want = 1
+			}
+			if counted != want {
+				tb.Fatalf("frame %x, %s: %d counted as %s %s, want %s %s", frame, reason, counted, class.Name(), family.Name(), wantClass, wantFamily)
+			}
+		}
+	}
 }
 
 func eth(source net.HardwareAddr, ethertype layers.EthernetType) *layers.Ethernet {
@@ -430,7 +450,8 @@ func TestNetnsIngressCountsAndYields(t *testing.T) {
 			t.Errorf("returned %d, %v, want %d", int32(code), err, action)
 		}
 	}
-	if got, want := l.counters(t).Of(Ingress, Allowed), (Count{2, 2 * uint64(len(frame))}); got != want {
+	counters := l.counters(t)
+	if got, want := counters.Of(Ingress, Allowed), (Count{2, 2 * uint64(len(frame))}); got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }

@@ -160,9 +160,11 @@ func (l *loaded) checkCounted(t *testing.T, d Direction, before Counters, length
 		v = Allowed
 	}
 	want := before
-	want[d][v].Packets++
-	want[d][v].Bytes += uint64(length)
-	if got := l.counters(t); got != want {
+	want.Verdicts[d][v].Packets++
+	want.Verdicts[d][v].Bytes += uint64(length)
+	got := l.counters(t)
+	got.Allowed, want.Allowed = Counters{}.Allowed, Counters{}.Allowed // which other tests look at
+	if got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }

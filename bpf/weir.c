@@ -29,6 +29,7 @@
 #include "conduct.h"
 #include "arrival.h"
 #include "rate.h"
+#include "traffic.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -38,8 +39,10 @@ const volatile char bpf_metadata_container[80];
 /* Which build of the programs this is: an agent replaces those of another one. */
 const volatile char bpf_metadata_build[16];
 
-/* Keeps the enum in the object's BTF, from which the Go constants are made. */
+/* Keeps the enums in the object's BTF, from which the Go constants are made. */
 const enum weir_verdict *const weir_verdicts __attribute__((unused));
+const enum weir_class *const weir_classes __attribute__((unused));
+const enum weir_family *const weir_families __attribute__((unused));
 
 /*
  * Without its maps a program can neither judge nor count: it closes. The maps
@@ -61,7 +64,10 @@ int weir_ingress(struct __sk_buff *skb)
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_INGRESS, size.bytes);
 	weir_count(&counters->ingress, verdict, size);
-	return verdict == WEIR_ALLOWED ? control->ingress_action : TC_ACT_SHOT;
+	if (verdict != WEIR_ALLOWED)
+		return TC_ACT_SHOT;
+	weir_count_traffic(skb, &counters->ingress_allowed, size);
+	return control->ingress_action;
 }
 
 SEC("tc")
@@ -81,8 +87,11 @@ int weir_egress(struct __sk_buff *skb)
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_EGRESS, size.bytes);
 	weir_count(&counters->egress, verdict, size);
+	if (verdict != WEIR_ALLOWED)
+		return TC_ACT_SHOT;
+	weir_count_traffic(skb, &counters->egress_allowed, size);
 	/* The guard has the last word: no filter behind it may rewrite a source. */
-	return verdict == WEIR_ALLOWED ? TC_ACT_OK : TC_ACT_SHOT;
+	return TC_ACT_OK;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

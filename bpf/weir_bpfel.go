@@ -32,6 +32,15 @@ const (
 	weirWeirCheckWEIR_CHECK_CONDUCT        weirWeirCheck = 2672
 )
 
+type weirWeirClass uint32
+
+const (
+	weirWeirClassWEIR_UNICAST   weirWeirClass = 0
+	weirWeirClassWEIR_MULTICAST weirWeirClass = 1
+	weirWeirClassWEIR_BROADCAST weirWeirClass = 2
+	weirWeirClassWEIR_CLASS_MAX weirWeirClass = 3
+)
+
 type weirWeirControl struct {
 	_             structs.HostLayout
 	Slot          uint32
@@ -216,6 +225,210 @@ type weirWeirCounters struct {
 			Bytes   uint64
 		}
 	}
+	IngressAllowed struct {
+		_       structs.HostLayout
+		Unicast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+		Multicast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+		Broadcast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+	}
+	EgressAllowed struct {
+		_       structs.HostLayout
+		Unicast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+		Multicast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+		Broadcast struct {
+			_   structs.HostLayout
+			Tcp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Udp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Icmp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Sctp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Arp struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+			Other struct {
+				_       structs.HostLayout
+				Packets uint64
+				Bytes   uint64
+			}
+		}
+	}
 }
 
 type weirWeirFacts struct {
@@ -240,6 +453,18 @@ type weirWeirFacts struct {
 		}
 	}
 }
+
+type weirWeirFamily uint32
+
+const (
+	weirWeirFamilyWEIR_TCP        weirWeirFamily = 0
+	weirWeirFamilyWEIR_UDP        weirWeirFamily = 1
+	weirWeirFamilyWEIR_ICMP       weirWeirFamily = 2
+	weirWeirFamilyWEIR_SCTP       weirWeirFamily = 3
+	weirWeirFamilyWEIR_ARP        weirWeirFamily = 4
+	weirWeirFamilyWEIR_OTHER      weirWeirFamily = 5
+	weirWeirFamilyWEIR_FAMILY_MAX weirWeirFamily = 6
+)
 
 type weirWeirRate struct {
 	_             structs.HostLayout
@@ -288,6 +513,8 @@ const (
 	weirVarBpfMetadataNetwork   = "bpf_metadata_network"
 	weirVarBpfMetadataPod       = "bpf_metadata_pod"
 	weirVarWeirChecks           = "weir_checks"
+	weirVarWeirClasses          = "weir_classes"
+	weirVarWeirFamilies         = "weir_families"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
 	weirVarWeirVerdicts         = "weir_verdicts"
 )
@@ -358,6 +585,8 @@ type weirVariableSpecs struct {
 	BpfMetadataNetwork   *ebpf.VariableSpec `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.VariableSpec `ebpf:"bpf_metadata_pod"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
+	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
+	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
 	WeirVerdicts         *ebpf.VariableSpec `ebpf:"weir_verdicts"`
 }
@@ -407,6 +636,8 @@ type weirVariables struct {
 	BpfMetadataNetwork   *ebpf.Variable `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.Variable `ebpf:"bpf_metadata_pod"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
+	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
+	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
 	WeirVerdicts         *ebpf.Variable `ebpf:"weir_verdicts"`
 }

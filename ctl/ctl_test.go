@@ -41,6 +41,7 @@ func web() api.AttachmentStatus {
 		Hook:     "tcx",
 		Receive:  api.Traffic{Packets: 12, Bytes: 999},
 		Transmit: api.Traffic{Packets: 3, Bytes: 1500000},
+		Allowed:  []api.Share{{Direction: "ingress", Class: "unicast", Protocol: "tcp", Packets: 12, Bytes: 999}},
 		Dropped:  []api.Drop{{Direction: "egress", Reason: "spoofed_ipv4", Packets: 4, Bytes: 392}},
 	}
 }
@@ -51,6 +52,7 @@ func other() api.AttachmentStatus {
 		Attachment: attachment.Attachment{
 			ID: attachment.ID{ContainerID: "beef", Interface: "net2"}, Network: "default/san", Addresses: []netip.Prefix{},
 		},
+		Allowed: []api.Share{},
 		Dropped: []api.Drop{
 			{Direction: "egress", Reason: "spoofed_mac", Packets: 1, Bytes: 60}, {Direction: "egress", Reason: "malformed", Packets: 2, Bytes: 90},
 		},

@@ -57,7 +57,7 @@ func List(attachments []Attachment) *api.AttachmentList {
 }
 
 func statusOf(a Attachment) api.AttachmentStatus {
-	status := api.AttachmentStatus{Attachment: a.Attachment, Dropped: []api.Drop{}}
+	status := api.AttachmentStatus{Attachment: a.Attachment, Allowed: []api.Share{}, Dropped: []api.Drop{}}
 	if a.Guard == nil {
 		return status
 	}
@@ -65,6 +65,7 @@ func statusOf(a Attachment) api.AttachmentStatus {
 	counters := &a.Guard.Counters
 	status.Receive = api.Traffic(counters.Of(bpf.Ingress, bpf.Allowed))
 	status.Transmit = api.Traffic(counters.Of(bpf.Egress, bpf.Allowed))
+	status.Allowed = append(status.Allowed, sharesOf(counters)...)
 	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
 		for v := range bpf.Verdicts() {
 			if n := counters.Of(d, v); v != bpf.Allowed && n.Packets > 0 {
@@ -75,6 +76,22 @@ func statusOf(a Attachment) api.AttachmentStatus {
 		}
 	}
 	return status
+}
+
+func sharesOf(counters *bpf.Counters) []api.Share {
+	var shares []api.Share
+	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+		for class := range bpf.Classes() {
+			for family := range bpf.Families() {
+				if n := counters.Allowed[d][class][family]; n.Packets > 0 {
+					shares = append(shares, api.Share{
+						Direction: d.String(), Class: class.Name(), Protocol: family.Name(), Packets: n.Packets, Bytes: n.Bytes,
+					})
+				}
+			}
+		}
+	}
+	return shares
 }
 
 // ErrNoAgent is the error of an agent that does not answer.

@@ -28,14 +28,14 @@ import (
 func TestListNamesEachReasonThatDropped(t *testing.T) {
 	t.Parallel()
 	var counters bpf.Counters
-	counters[bpf.Ingress][bpf.Allowed] = bpf.Count{Packets: 1, Bytes: 60}
-	counters[bpf.Egress][bpf.Allowed] = bpf.Count{Packets: 2, Bytes: 120}
+	counters.Verdicts[bpf.Ingress][bpf.Allowed] = bpf.Count{Packets: 1, Bytes: 60}
+	counters.Verdicts[bpf.Egress][bpf.Allowed] = bpf.Count{Packets: 2, Bytes: 120}
 	var want []api.Drop
 	for v := range bpf.Verdicts() {
 		if v == bpf.Allowed {
 			continue
 		}
-		counters[bpf.Egress][v] = bpf.Count{Packets: uint64(v), Bytes: 60}
+		counters.Verdicts[bpf.Egress][v] = bpf.Count{Packets: uint64(v), Bytes: 60}
 		want = append(want, api.Drop{Direction: "egress", Reason: v.Reason(), Packets: uint64(v), Bytes: 60})
 	}
 	list := List([]Attachment{{Guard: &Guard{Hook: loader.TCX, Counters: counters}}, {}})
@@ -58,8 +58,8 @@ func TestListKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	var counters bpf.Counters
 	for v := range bpf.Verdicts() {
-		counters[bpf.Ingress][v] = bpf.Count{Packets: 1, Bytes: 60}
-		counters[bpf.Egress][v] = bpf.Count{Packets: 1, Bytes: 60}
+		counters.Verdicts[bpf.Ingress][v] = bpf.Count{Packets: 1, Bytes: 60}
+		counters.Verdicts[bpf.Egress][v] = bpf.Count{Packets: 1, Bytes: 60}
 	}
 	in := []Attachment{{Guard: &Guard{Counters: counters}}, {}, {}}
 	for i, id := range []string{"c", "a", "b"} {

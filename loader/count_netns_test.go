@@ -63,6 +63,9 @@ func TestNetnsCountersEqualTheWire(t *testing.T) {
 				if counted != captured[d] {
 					t.Errorf("%s: counted %v, captured %v", d, counted, captured[d])
 				}
+				if shares := difference(after.shares[d], before.shares[d]); shares != counted {
+					t.Errorf("%s: counted %v, by class and family %v", d, counted, shares)
+				}
 				seen := difference(after.link[d], before.link[d])
 				// A veth that coalesces leaves Ethernet headers out of its bytes.
 				if counted.Packets != seen.Packets || !test.many && counted.Bytes != seen.Bytes {
@@ -117,8 +120,31 @@ func difference(a, b bpf.Count) bpf.Count {
 
 type snapshot struct {
 	counted, link wire
+	shares        wire // of what was allowed, all classes and families together
 	runs          [2]uint64
 	lost          uint64 // by the cable
+}
+
+// shares adds up what was allowed of each class, and of each family, which must agree.
+func (b *bench) shares(t *testing.T, d bpf.Direction) bpf.Count {
+	t.Helper()
+	counters, err := b.guard.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var byClass, byFamily bpf.Count
+	for class := range bpf.Classes() {
+		n := counters.OfClass(d, class)
+		byClass.Packets, byClass.Bytes = byClass.Packets+n.Packets, byClass.Bytes+n.Bytes
+	}
+	for family := range bpf.Families() {
+		n := counters.OfFamily(d, family)
+		byFamily.Packets, byFamily.Bytes = byFamily.Packets+n.Packets, byFamily.Bytes+n.Bytes
+	}
+	if byClass != byFamily {
+		t.Errorf("%s: by class %v, by family %v", d, byClass, byFamily)
+	}
+	return byClass
 }
 
 func (b *bench) snapshot(t *testing.T) snapshot {
@@ -126,6 +152,7 @@ func (b *bench) snapshot(t *testing.T) snapshot {
 	var s snapshot
 	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
 		s.counted[d] = b.count(t, d, "allowed")
+		s.shares[d] = b.shares(t, d)
 	}
 	for d, program := range []*ebpf.Program{b.guard.ingress, b.guard.egress} {
 		stats, err := program.Stats()

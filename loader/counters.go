@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"slices"
 	"unsafe"
@@ -76,11 +77,10 @@ func (l *Loader) newCarried(sum bpf.Counters) (*ebpf.Map, error) {
 	return ebpf.NewMap(spec)
 }
 
-// field is where a map of another build counts a verdict.
+// field is where a map of another build counts, and where this build does.
 type field struct {
-	direction bpf.Direction
-	verdict   bpf.Verdict
-	offset    uint32
+	offset uint32
+	count  func(*bpf.Counters) *bpf.Count
 }
 
 // readForeign reads the counters of another build, whose verdicts its BTF names. One that
@@ -103,7 +103,7 @@ func readForeign(m *ebpf.Map) (bpf.Counters, error) {
 	var sum bpf.Counters
 	for _, value := range perCPU {
 		for _, f := range fields {
-			count := &sum[f.direction][f.verdict]
+			count := f.count(&sum)
 			count.Packets += binary.NativeEndian.Uint64(value[f.offset:])
 			count.Bytes += binary.NativeEndian.Uint64(value[f.offset+8:])
 		}
@@ -120,28 +120,60 @@ func (v *rawValue) UnmarshalBinary(data []byte) error {
 	return nil
 }
 
+// fieldsOf are the counters of a map that this build has too.
 func fieldsOf(m *ebpf.Map) ([]field, error) {
 	counters, err := typeOf[*btf.Struct](m, "weir_counters")
 	if err != nil {
 		return nil, err
 	}
 	var fields []field
-	for _, direction := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
-		outer, verdicts, err := memberOf(counters, direction.String())
-		if err != nil {
-			return nil, err
+	for path, count := range paths() {
+		offset, found := offsetOf(counters, path)
+		if found && offset+sizeOfCount <= m.ValueSize() {
+			fields = append(fields, field{offset, count})
 		}
-		for v := range bpf.Verdicts() {
-			inner, count, err := memberOf(verdicts, v.Reason())
-			if err != nil {
-				continue
+	}
+	if len(fields) == 0 {
+		return nil, fmt.Errorf("%s has no counter that is known here: %w", counters.Name, fs.ErrNotExist)
+	}
+	return fields, nil
+}
+
+// sizeOfCount is that of a struct weir_count, in bytes.
+const sizeOfCount = 16
+
+// paths are the members that lead to each counter, and the counter.
+func paths() iter.Seq2[[]string, func(*bpf.Counters) *bpf.Count] {
+	return func(yield func([]string, func(*bpf.Counters) *bpf.Count) bool) {
+		for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+			for v := range bpf.Verdicts() {
+				if !yield([]string{d.String(), v.Reason()}, func(c *bpf.Counters) *bpf.Count { return &c.Verdicts[d][v] }) {
+					return
+				}
 			}
-			if offset := outer + inner; count.Size == 16 && offset+count.Size <= m.ValueSize() {
-				fields = append(fields, field{direction, v, offset})
+			for class := range bpf.Classes() {
+				for family := range bpf.Families() {
+					path := []string{d.String() + "_allowed", class.Name(), family.Name()}
+					if !yield(path, func(c *bpf.Counters) *bpf.Count { return &c.Allowed[d][class][family] }) {
+						return
+					}
+				}
 			}
 		}
 	}
-	return fields, nil
+}
+
+// offsetOf is the offset in bytes of a struct weir_count within a struct.
+func offsetOf(of *btf.Struct, path []string) (uint32, bool) {
+	var offset uint32
+	for _, name := range path {
+		begins, member, err := memberOf(of, name)
+		if err != nil {
+			return 0, false
+		}
+		offset, of = offset+begins, member
+	}
+	return offset, of.Size == sizeOfCount
 }
 
 // memberOf is a member of a struct that is one itself, and its offset in bytes.

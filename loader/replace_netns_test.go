@@ -27,14 +27,14 @@ func otherBuild(t *testing.T, withMore bool) *Loader {
 	}
 	l.build = "another"
 	if withMore {
-		addVerdict(t, l.spec.Maps[bpf.CountersMap])
+		addMember(t, l.spec.Maps[bpf.CountersMap])
 	}
 	return l
 }
 
-// addVerdict makes room behind the last verdict of egress, where the programs that are
+// addMember makes room behind the last counters of egress, where the programs that are
 // compiled already do not see it.
-func addVerdict(t *testing.T, counters *ebpf.MapSpec) {
+func addMember(t *testing.T, counters *ebpf.MapSpec) {
 	t.Helper()
 	outer, ok := btf.Copy(counters.Value).(*btf.Struct)
 	if !ok {
@@ -47,10 +47,14 @@ func addVerdict(t *testing.T, counters *ebpf.MapSpec) {
 	}
 	more := inner.Members[len(inner.Members)-1]
 	more.Name, more.Offset = "from_the_future", btf.Bits(inner.Size*8)
+	size, err := btf.Sizeof(more.Type)
+	if err != nil {
+		t.Fatal(err)
+	}
 	inner.Members = append(inner.Members, more)
-	inner.Size += 16
+	inner.Size += uint32(size)
 	last.Type = inner
-	outer.Size += 16
+	outer.Size += uint32(size)
 	counters.Value, counters.ValueSize = outer, outer.Size
 }
 

@@ -70,6 +70,7 @@ func buildInfo(version string) prometheus.Collector {
 var (
 	attachmentLabels = []string{"namespace", "pod", "interface", "network_name"}
 	dropLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "reason")
+	shareLabels      = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "class", "protocol")
 	infoLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)],
 		"type", "master", "mode", "mac", "ips", "container_id", "hook")
 )
@@ -78,6 +79,7 @@ var (
 type Collector struct {
 	source                        Source
 	packets, bytes                map[bpf.Direction]*prometheus.Desc
+	allowedPackets, allowedBytes  *prometheus.Desc
 	droppedPackets, droppedBytes  *prometheus.Desc
 	info, attachments, unreadable *prometheus.Desc
 }
@@ -94,6 +96,8 @@ func NewCollector(source Source) *Collector {
 			bpf.Ingress: desc("receive_bytes_total", "Bytes that the pod received on the interface, Ethernet headers included.", attachmentLabels),
 			bpf.Egress:  desc("transmit_bytes_total", "Bytes that the pod sent on the interface, Ethernet headers included. Dropped ones are not among them.", attachmentLabels),
 		},
+		allowedPackets: desc("allowed_packets_total", "Packets that passed, by the pod's direction, by class and by protocol.", shareLabels),
+		allowedBytes:   desc("allowed_bytes_total", "Bytes that passed, by the pod's direction, by class and by protocol.", shareLabels),
 		droppedPackets: desc("dropped_packets_total", "Packets that the guard dropped, by the pod's direction and by reason.", dropLabels),
 		droppedBytes:   desc("dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
 		info:           desc("info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
@@ -112,6 +116,8 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- c.packets[d]
 		ch <- c.bytes[d]
 	}
+	ch <- c.allowedPackets
+	ch <- c.allowedBytes
 	ch <- c.droppedPackets
 	ch <- c.droppedBytes
 	ch <- c.info
@@ -132,6 +138,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 			unreadable++
 		default:
 			c.collectCounters(ch, &all[i])
+			c.collectAllowed(ch, &all[i])
 		}
 	}
 	ch <- gauge(c.attachments, float64(len(all)))
@@ -182,6 +189,21 @@ func (c *Collector) collectCounters(ch chan<- prometheus.Metric, a *inspect.Atta
 			case n.Packets > 0:
 				ch <- counter(c.droppedPackets, n.Packets, a, append(labels, d.String(), v.Reason()))
 				ch <- counter(c.droppedBytes, n.Bytes, a, append(labels, d.String(), v.Reason()))
+			}
+		}
+	}
+}
+
+// collectAllowed shows what passed, where there was any.
+func (c *Collector) collectAllowed(ch chan<- prometheus.Metric, a *inspect.Attachment) {
+	labels := labelsOf(a)
+	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+		for class := range bpf.Classes() {
+			for family := range bpf.Families() {
+				if n := a.Guard.Counters.Allowed[d][class][family]; n.Packets > 0 {
+					ch <- counter(c.allowedPackets, n.Packets, a, append(labels, d.String(), class.Name(), family.Name()))
+					ch <- counter(c.allowedBytes, n.Bytes, a, append(labels, d.String(), class.Name(), family.Name()))
+				}
 			}
 		}
 	}

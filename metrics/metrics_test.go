@@ -44,11 +44,21 @@ func verdict(reason string) bpf.Verdict {
 	panic("no verdict " + reason)
 }
 
+func family(name string) bpf.Family {
+	for f := range bpf.Families() {
+		if f.Name() == name {
+			return f
+		}
+	}
+	panic("no family " + name)
+}
+
 func web() inspect.Attachment {
 	var counters bpf.Counters
-	counters[bpf.Ingress][bpf.Allowed] = bpf.Count{Packets: 10, Bytes: 1000}
-	counters[bpf.Egress][bpf.Allowed] = bpf.Count{Packets: 20, Bytes: 2000}
-	counters[bpf.Egress][verdict("spoofed_ipv4")] = bpf.Count{Packets: 3, Bytes: 180}
+	counters.Verdicts[bpf.Ingress][bpf.Allowed] = bpf.Count{Packets: 10, Bytes: 1000}
+	counters.Verdicts[bpf.Egress][bpf.Allowed] = bpf.Count{Packets: 20, Bytes: 2000}
+	counters.Verdicts[bpf.Egress][verdict("spoofed_ipv4")] = bpf.Count{Packets: 3, Bytes: 180}
+	counters.Allowed[bpf.Ingress][bpf.Broadcast][family("arp")] = bpf.Count{Packets: 4, Bytes: 240}
 	return inspect.Attachment{
 		Attachment: attachment.Attachment{
 			ID:        attachment.ID{ContainerID: "c0ffee", Interface: "net1"},
@@ -66,6 +76,12 @@ func web() inspect.Attachment {
 }
 
 const exposition = `
+# HELP weir_attachment_allowed_bytes_total Bytes that passed, by the pod's direction, by class and by protocol.
+# TYPE weir_attachment_allowed_bytes_total counter
+weir_attachment_allowed_bytes_total{class="broadcast",direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",protocol="arp"} 240
+# HELP weir_attachment_allowed_packets_total Packets that passed, by the pod's direction, by class and by protocol.
+# TYPE weir_attachment_allowed_packets_total counter
+weir_attachment_allowed_packets_total{class="broadcast",direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",protocol="arp"} 4
 # HELP weir_attachment_dropped_bytes_total Bytes that the guard dropped, by the pod's direction and by reason.
 # TYPE weir_attachment_dropped_bytes_total counter
 weir_attachment_dropped_bytes_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="spoofed_ipv4"} 180
@@ -215,8 +231,8 @@ func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
 			}
 		}
 	}
-	if counters != 6 {
-		t.Errorf("%d counters, want 6", counters)
+	if counters != 8 {
+		t.Errorf("%d counters, want 8", counters)
 	}
 }
 
