@@ -26,6 +26,7 @@ const (
 	FactsMap       = "weir_facts"
 	ControlMap     = "weir_control"
 	RateMap        = "weir_rate"
+	HeardMap       = "weir_heard"
 )
 
 // PrefixesMax is the number of source prefixes of each address family that one
@@ -67,6 +68,12 @@ type Rate = weirWeirRate
 
 // TicksPerSecond is the unit of the times in Rate (WEIR_TICKS_PER_S).
 const TicksPerSecond = 16e9
+
+// StormTicks is the programs' constant weir_storm_ticks: what a packet of each storm takes
+// at its limit, in units of 1/TicksPerSecond; 0 for no limit.
+type StormTicks struct {
+	Broadcast, Multicast, Unknown uint64
+}
 
 // Check is a set of checks, or'ed; it is the programs' constant weir_checks.
 type Check = weirWeirCheck

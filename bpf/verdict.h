@@ -28,7 +28,10 @@
 	X(SPOOFED_NEIGHBOUR, spoofed_neighbour)     \
 	X(DOUBLE_TAGGED, double_tagged)             \
 	X(ROUTING_HEADER, routing_header)           \
-	X(FOREIGN_DESTINATION, foreign_destination)
+	X(FOREIGN_DESTINATION, foreign_destination) \
+	X(BROADCAST_STORM, broadcast_storm)         \
+	X(MULTICAST_STORM, multicast_storm)         \
+	X(UNKNOWN_STORM, unknown_storm)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

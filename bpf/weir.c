@@ -30,6 +30,7 @@
 #include "arrival.h"
 #include "rate.h"
 #include "traffic.h"
+#include "storm.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -66,6 +67,7 @@ int weir_ingress(struct __sk_buff *skb)
 	weir_count(&counters->ingress, verdict, size);
 	if (verdict != WEIR_ALLOWED)
 		return TC_ACT_SHOT;
+	weir_hear(skb);
 	weir_count_traffic(skb, &counters->ingress_allowed, size);
 	return control->ingress_action;
 }
@@ -84,6 +86,8 @@ int weir_egress(struct __sk_buff *skb)
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_conduct(skb);
 	size = weir_size_of(skb);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_storms(skb, size.packets);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_EGRESS, size.bytes);
 	weir_count(&counters->egress, verdict, size);

@@ -136,6 +136,21 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		BroadcastStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		MulticastStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		UnknownStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 	Egress struct {
 		_       structs.HostLayout
@@ -220,6 +235,21 @@ type weirWeirCounters struct {
 			Bytes   uint64
 		}
 		ForeignDestination struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		BroadcastStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		MulticastStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		UnknownStorm struct {
 			_       structs.HostLayout
 			Packets uint64
 			Bytes   uint64
@@ -466,6 +496,12 @@ const (
 	weirWeirFamilyWEIR_FAMILY_MAX weirWeirFamily = 6
 )
 
+type weirWeirMac struct {
+	_       structs.HostLayout
+	Address [6]uint8
+	Unused  uint16
+}
+
 type weirWeirRate struct {
 	_             structs.HostLayout
 	BitsPerSecond uint64
@@ -494,7 +530,10 @@ const (
 	weirWeirVerdictWEIR_DOUBLE_TAGGED       weirWeirVerdict = 14
 	weirWeirVerdictWEIR_ROUTING_HEADER      weirWeirVerdict = 15
 	weirWeirVerdictWEIR_FOREIGN_DESTINATION weirWeirVerdict = 16
-	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 17
+	weirWeirVerdictWEIR_BROADCAST_STORM     weirWeirVerdict = 17
+	weirWeirVerdictWEIR_MULTICAST_STORM     weirWeirVerdict = 18
+	weirWeirVerdictWEIR_UNKNOWN_STORM       weirWeirVerdict = 19
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 20
 )
 
 // Names of all BPF objects in the ELF.
@@ -504,7 +543,9 @@ const (
 	weirMapWeirControl          = "weir_control"
 	weirMapWeirCounters         = "weir_counters"
 	weirMapWeirFacts            = "weir_facts"
+	weirMapWeirHeard            = "weir_heard"
 	weirMapWeirRate             = "weir_rate"
+	weirMapWeirStorm            = "weir_storm"
 	weirProgWeirEgress          = "weir_egress"
 	weirProgWeirIngress         = "weir_ingress"
 	weirVarBpfMetadataBuild     = "bpf_metadata_build"
@@ -516,6 +557,7 @@ const (
 	weirVarWeirClasses          = "weir_classes"
 	weirVarWeirFamilies         = "weir_families"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
+	weirVarWeirStormTicks       = "weir_storm_ticks"
 	weirVarWeirVerdicts         = "weir_verdicts"
 )
 
@@ -572,7 +614,9 @@ type weirMapSpecs struct {
 	WeirControl  *ebpf.MapSpec `ebpf:"weir_control"`
 	WeirCounters *ebpf.MapSpec `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
+	WeirHeard    *ebpf.MapSpec `ebpf:"weir_heard"`
 	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
+	WeirStorm    *ebpf.MapSpec `ebpf:"weir_storm"`
 }
 
 // weirVariableSpecs contains global variables before they are loaded into the kernel.
@@ -588,6 +632,7 @@ type weirVariableSpecs struct {
 	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
+	WeirStormTicks       *ebpf.VariableSpec `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.VariableSpec `ebpf:"weir_verdicts"`
 }
 
@@ -614,7 +659,9 @@ type weirMaps struct {
 	WeirControl  *ebpf.Map `ebpf:"weir_control"`
 	WeirCounters *ebpf.Map `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
+	WeirHeard    *ebpf.Map `ebpf:"weir_heard"`
 	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
+	WeirStorm    *ebpf.Map `ebpf:"weir_storm"`
 }
 
 func (m *weirMaps) Close() error {
@@ -622,7 +669,9 @@ func (m *weirMaps) Close() error {
 		m.WeirControl,
 		m.WeirCounters,
 		m.WeirFacts,
+		m.WeirHeard,
 		m.WeirRate,
+		m.WeirStorm,
 	)
 }
 
@@ -639,6 +688,7 @@ type weirVariables struct {
 	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
+	WeirStormTicks       *ebpf.Variable `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.Variable `ebpf:"weir_verdicts"`
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
@@ -59,6 +60,23 @@ type options struct {
 	Allow []string `json:"allow,omitempty"`
 	// Sources are prefixes that pods may send from beside their own addresses.
 	Sources []netip.Prefix `json:"sources,omitempty"`
+	// StormLimit is what pods may send of what a switch copies to every port.
+	StormLimit stormLimit `json:"stormLimit"`
+}
+
+// stormLimit is in packets a second; 0 is no limit.
+type stormLimit struct {
+	Broadcast      uint32 `json:"broadcast"`
+	Multicast      uint32 `json:"multicast"`
+	UnknownUnicast uint32 `json:"unknownUnicast"`
+}
+
+// defaultBroadcast is more than any host has to say to all, and little for a network: half
+// a megabit a second of ARP.
+const defaultBroadcast = 1000
+
+func (s stormLimit) storms() loader.Storms {
+	return loader.Storms{Broadcast: s.Broadcast, Multicast: s.Multicast, Unknown: s.UnknownUnicast}
 }
 
 // switchable are the checks that a network can do without, by what it then allows.
@@ -131,6 +149,7 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 	var config struct {
 		Weir options `json:"weir"`
 	}
+	config.Weir.StormLimit.Broadcast = defaultBroadcast
 	for _, data := range [][]byte{list.Bytes, list.Plugins[0].Bytes} {
 		if err := json.Unmarshal(data, &config); err != nil {
 			return options{}, invalid("weir: %w", err)
@@ -138,6 +157,9 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 	}
 	if err := config.Weir.Bandwidth.validate(); err != nil {
 		return options{}, invalid("weir.bandwidth: %w", err)
+	}
+	if err := config.Weir.StormLimit.storms().Validate(); err != nil {
+		return options{}, invalid("weir.stormLimit: %w", err)
 	}
 	if err := validateSources(config.Weir.Sources); err != nil {
 		return options{}, invalid("weir.sources: %w", err)

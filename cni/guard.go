@@ -92,6 +92,7 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Checks:      checks,
 		Ingress:     j.limits.ingress(),
 		Egress:      j.limits.egress(),
+		Storms:      j.option.StormLimit.storms(),
 		Addresses:   loader.Addresses{Prefixes: j.option.Sources},
 	}
 }

@@ -30,6 +30,7 @@ func TestGuardSpec(t *testing.T) {
 		runtimeConfig         map[string]any
 		checks                bpf.Check
 		egress                loader.Rate
+		storms                loader.Storms
 	}{
 		{name: "native", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}`,
 			addresses: addresses, checks: all},
@@ -41,6 +42,8 @@ func TestGuardSpec(t *testing.T) {
 		{name: "executed, without addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov"}`, checks: addressless},
 		{name: "further sources", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
 			addresses: addresses, sources: []string{"198.51.100.0/24"}, checks: all},
+		{name: "storm limits", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"stormLimit":{"broadcast":7,"multicast":8,"unknownUnicast":9}}}`,
+			addresses: addresses, checks: all, storms: loader.Storms{Broadcast: 7, Multicast: 8, Unknown: 9}},
 		{name: "sources and no addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
 			sources: []string{"198.51.100.0/24"}, checks: all},
 		{name: "leave for everything", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["other-macs","other-addresses","arp-proxy",
@@ -71,6 +74,13 @@ func TestGuardSpec(t *testing.T) {
 			}
 			if got.Checks != test.checks || got.Egress != test.egress || got.MAC.String() != a.MAC || got.Pod != "pods/web" || got.Network != "pods/lan" {
 				t.Errorf("spec %+v", got)
+			}
+			storms := test.storms
+			if storms == (loader.Storms{}) {
+				storms.Broadcast = 1000 // the default
+			}
+			if got.Storms != storms {
+				t.Errorf("storm limits %+v, want %+v", got.Storms, storms)
 			}
 			want := []string{"fe80::5eff:fe00:5301/128"}
 			if test.addresses != nil {

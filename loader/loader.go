@@ -50,6 +50,8 @@ type Spec struct {
 	// Ingress and Egress are the bandwidth of what the pod receives and sends.
 	// When both are zero the programs have no code for it.
 	Ingress, Egress Rate
+	// Storms are limits of what the pod sends to all, to groups and to unknown hosts.
+	Storms Storms
 	Addresses
 }
 
@@ -107,10 +109,13 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 
 // load loads the programs with maps of their own but for those that are shared.
 func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
-	if err := errors.Join(spec.Ingress.Validate(), spec.Egress.Validate()); err != nil {
+	if err := errors.Join(spec.Ingress.Validate(), spec.Egress.Validate(), spec.Storms.Validate()); err != nil {
 		return nil, err
 	}
 	compiled := l.spec.Copy()
+	if spec.Storms.Unknown == 0 {
+		compiled.Maps[bpf.HeardMap].MaxEntries = 1
+	}
 	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
 	}
@@ -153,6 +158,7 @@ type objects struct {
 
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error {
 	constants := map[string]any{
+		"weir_storm_ticks":       spec.Storms.ticks(),
 		"weir_checks":            uint32(spec.Checks),
 		"weir_limits_rate":       spec.isLimited(),
 		"bpf_metadata_pod":       spec.Pod,
