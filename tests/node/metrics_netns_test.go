@@ -63,7 +63,7 @@ func (n *Node) numbersOf(t *testing.T, text []byte, p *Pod, ifname string) map[s
 			if labels["namespace"] != n.namespace || labels["pod"] != p.Name || labels["interface"] != ifname || metric.Counter == nil {
 				continue
 			}
-			numbers[name+labels["direction"]+labels["reason"]] = uint64(metric.Counter.GetValue())
+			numbers[name+labels["direction"]+labels["class"]+labels["protocol"]+labels["reason"]] = uint64(metric.Counter.GetValue())
 			if labels["network_name"] != n.namespace+"/lan" {
 				t.Errorf("%s has network_name %q", name, labels["network_name"])
 			}
@@ -86,6 +86,10 @@ func numbers(a api.AttachmentStatus) map[string]uint64 {
 	all := map[string]uint64{
 		prefix + "receive_packets_total": a.Receive.Packets, prefix + "receive_bytes_total": a.Receive.Bytes,
 		prefix + "transmit_packets_total": a.Transmit.Packets, prefix + "transmit_bytes_total": a.Transmit.Bytes,
+	}
+	for _, s := range a.Allowed {
+		all[prefix+"allowed_packets_total"+s.Direction+s.Class+s.Protocol] = s.Packets
+		all[prefix+"allowed_bytes_total"+s.Direction+s.Class+s.Protocol] = s.Bytes
 	}
 	for _, d := range a.Dropped {
 		all[prefix+"dropped_packets_total"+d.Direction+d.Reason] = d.Packets
