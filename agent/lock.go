@@ -9,8 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
+)
+
+// lockPatience is how long a lock is waited for: that of an agent which was killed can be
+// held a moment longer, by a process that it was about to execute.
+const (
+	lockPatience = 2 * time.Second
+	lockStep     = 20 * time.Millisecond
 )
 
 // lockDir makes a state directory this process's alone for as long as it lives:
@@ -24,6 +32,10 @@ func lockDir(dir string) (io.Closer, error) {
 		return nil, fmt.Errorf("opening the lock of the state directory: %w", err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for began := time.Now(); errors.Is(err, unix.EWOULDBLOCK) && time.Since(began) < lockPatience; {
+		time.Sleep(lockStep)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = fmt.Errorf("another agent uses the state directory %s", dir)
 	}
