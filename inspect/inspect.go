@@ -3,15 +3,9 @@
 package inspect
 
 import (
-	"bytes"
 	"cmp"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"path/filepath"
 	"slices"
 
@@ -92,38 +86,6 @@ func sharesOf(counters *bpf.Counters) []api.Share {
 		}
 	}
 	return shares
-}
-
-// ErrNoAgent is the error of an agent that does not answer.
-var ErrNoAgent = errors.New("no agent answers")
-
-// FromAgent asks the agent on a unix socket. The error is ErrNoAgent when nobody
-// listens there.
-func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) {
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://weir"+api.AttachmentsPath, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("%w on %s: %w", ErrNoAgent, socket, errors.Unwrap(err))
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
-	}
-	var list api.AttachmentList
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
-		return nil, fmt.Errorf("reading the agent's answer: %w", err)
-	}
-	return &list, nil
 }
 
 // FromPins reads the records in recordsDir and the pins below bpfDir. What could

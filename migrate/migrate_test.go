@@ -798,8 +798,8 @@ func TestTheAgentIsAsked(t *testing.T) {
 			fmt.Fprint(w, `{"error":{"code":50,"msg":"no such network","details":"lan"}}`)
 		}, "could attach no pod at the moment: no such network; lan"},
 		{"it is another program", "", http.NotFound, "answers 404 Not Found"},
-		{"there is none", "", nil, "does not answer on SOCKET"},
-		{"it has another socket", own, nil, "does not answer on OWN"},
+		{"there is none", "", nil, "no agent answers on SOCKET"},
+		{"it has another socket", own, nil, "no agent answers on OWN"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

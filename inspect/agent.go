@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inspect
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/weir-cni/weir/api"
+)
+
+// ErrNoAgent is the error of an agent that does not answer.
+var ErrNoAgent = errors.New("no agent answers")
+
+// FromAgent asks the agent on a unix socket. The error is ErrNoAgent when nobody
+// listens there.
+func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) {
+	resp, err := request(ctx, socket, http.MethodGet, api.AttachmentsPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
+	}
+	var list api.AttachmentList
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		return nil, fmt.Errorf("reading the agent's answer: %w", err)
+	}
+	return &list, nil
+}
+
+// Status asks the agent on a unix socket whether it could attach a pod now, with the
+// configuration that a runtime would give it. The error is the agent's, which says what is
+// missing, or ErrNoAgent when nobody listens there.
+func Status(ctx context.Context, socket string, config json.RawMessage, binDir string) error {
+	body, err := json.Marshal(&api.CNIRequest{Command: "STATUS", Path: binDir, Config: config})
+	if err != nil {
+		return err
+	}
+	resp, err := request(ctx, socket, http.MethodPost, api.CNIPath, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var answer api.CNIResponse
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("the agent on %s answers %s: %w", socket, resp.Status, err)
+	}
+	if answer.Error != nil {
+		return answer.Error
+	}
+	return nil
+}
+
+func request(ctx context.Context, socket, method, path string, body []byte) (*http.Response, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://weir"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w on %s: %w", ErrNoAgent, socket, errors.Unwrap(err))
+	}
+	return resp, nil
+}
