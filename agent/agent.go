@@ -57,10 +57,16 @@ type Options struct {
 	Settings string
 	// MetricsAddress is the host:port of the Prometheus endpoint; empty for none.
 	MetricsAddress string
+	// MetricsConfig is a file with the TLS and the authentication of that endpoint, in the
+	// format of Prometheus's exporters; empty for neither.
+	MetricsConfig string
+	// Profiles serves the profiles of the process there too, below /debug/pprof/.
+	Profiles bool
 	// Version is the version of the agent, for the metric weir_build_info.
 	Version string
-	// Log takes what an operator must know.
-	Log *slog.Logger
+	// Log takes what an operator must know, from LogLevel on.
+	Log      *slog.Logger
+	LogLevel *slog.LevelVar
 }
 
 // statusDir is the directory of network statuses within Options.StateDir.
@@ -69,6 +75,9 @@ const statusDir = "network-status"
 // Run is an agent's life: it takes over what is there, and serves until ctx ends
 // or something that it cannot do without fails.
 func Run(ctx context.Context, o Options) error {
+	if err := o.validateMetricsConfig(); err != nil {
+		return err
+	}
 	a, err := open(o)
 	if err != nil {
 		return err
@@ -90,8 +99,10 @@ type agent struct {
 	claims   cni.Claims      // nil without a cluster
 	keeper   *claimKeeper    // nil without a cluster
 	metrics  *metrics.Handler
-	locks    keyedMutex
-	closers  []io.Closer
+	// operations measures the requests of the runtime.
+	operations *metrics.Operations
+	locks      keyedMutex
+	closers    []io.Closer
 }
 
 // store is where pods and networks come from.
@@ -148,7 +159,9 @@ func (a *agent) openParts() error {
 	}
 	a.registry = newRegistry(loads, host, a.options.BPFDir, a.locks.lock, a.log)
 	a.closers = append(a.closers, a.registry)
-	a.metrics = metrics.New(a.registry, a.options.Version, a.clusterMetrics()...)
+	a.operations = metrics.NewOperations()
+	more := append(a.clusterMetrics(), metrics.Plugins(plugins.Running, plugins.Waiting)...)
+	a.metrics = metrics.New(a.registry, a.options.Version, append(more, a.operations)...)
 	a.plugin = &cni.Plugin{
 		Networks: a.store,
 		Events:   events,
@@ -161,6 +174,7 @@ func (a *agent) openParts() error {
 		BinDir:   a.options.CNIBinDir,
 		BPFDir:   a.options.BPFDir,
 		CacheDir: a.options.StateDir,
+		Meter:    a.operations,
 		Exec:     plugins,
 		Log:      a.log,
 	}

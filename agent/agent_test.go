@@ -25,6 +25,7 @@ import (
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/manifests"
+	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -105,7 +106,7 @@ func newAgent(tb testing.TB) *agent {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = store.Close() })
-	a := &agent{log: log}
+	a := &agent{log: log, operations: metrics.NewOperations(), options: Options{LogLevel: &slog.LevelVar{}}}
 	a.registry = newRegistry(nil, nil, dir, a.locks.lock, log)
 	a.plugin = &cni.Plugin{Networks: store, Guards: a.registry, Records: records, Log: log}
 	return a

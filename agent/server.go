@@ -42,6 +42,8 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
 	mux.HandleFunc("GET "+api.AttachmentsPath, a.handleAttachments)
+	mux.HandleFunc("GET "+api.LogLevelPath, a.handleLogLevel)
+	mux.HandleFunc("PUT "+api.LogLevelPath, a.handleSetLogLevel)
 	handleHealth(mux)
 	return serve(ctx, listener, mux)
 }
@@ -113,15 +115,20 @@ func isRoot(conn *net.UnixConn) bool {
 // serve serves until ctx ends, then lets requests under way end.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}
+	return serveBy(ctx, server, listener.Addr(), func() error { return server.Serve(listener) })
+}
+
+// serveBy is serve, where start makes the server serve.
+func serveBy(ctx context.Context, server *http.Server, address net.Addr, start func() error) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		stopped <- server.Shutdown(deadline)
 	})
-	err := server.Serve(listener)
+	err := start()
 	if stop() || !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
+		return fmt.Errorf("serving on %s: %w", address, err)
 	}
 	return <-stopped
 }
@@ -134,13 +141,23 @@ func (a *agent) handleCNI(w http.ResponseWriter, r *http.Request) {
 	}
 	began := time.Now()
 	result, err := a.dispatch(r.Context(), &req)
-	a.logRequest(&req, time.Since(began), err)
+	took := time.Since(began)
+	a.logRequest(&req, took, err)
+	a.operations.Done(req.Command, codeOf(err), took)
 	response, err := answer(result, err)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	a.reply(w, response)
+}
+
+// codeOf is the CNI code of an error; 0 for none.
+func codeOf(err error) uint {
+	if err == nil {
+		return 0
+	}
+	return cni.Error(err).Code
 }
 
 func answer(result *current.Result, failure error) (*api.CNIResponse, error) {
@@ -204,18 +221,4 @@ func (a *agent) reply(w http.ResponseWriter, value any) {
 	if err := json.NewEncoder(w).Encode(value); err != nil {
 		a.log.Debug("the peer went away before its answer", "err", err)
 	}
-}
-
-// serveMetrics serves the Prometheus endpoint and nothing else but health.
-func (a *agent) serveMetrics(ctx context.Context) error {
-	listener, err := net.Listen("tcp", a.options.MetricsAddress)
-	if err != nil {
-		return fmt.Errorf("listening for metrics: %w", err)
-	}
-	a.log.Info("serving metrics", "address", listener.Addr().String())
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", a.metrics)
-	mux.HandleFunc("GET "+api.ReadyPath, a.handleReady)
-	handleHealth(mux)
-	return serve(ctx, listener, mux)
 }

@@ -7,6 +7,7 @@ package api
 
 import (
 	"encoding/json"
+	"log/slog"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -19,6 +20,8 @@ const (
 	CNIPath = "/v1/cni"
 	// AttachmentsPath answers an AttachmentList.
 	AttachmentsPath = "/v1/attachments"
+	// LogLevelPath answers the agent's LogLevel, and takes another by PUT.
+	LogLevelPath = "/v1/log-level"
 	// HealthPath answers 200 while the agent serves.
 	HealthPath = "/healthz"
 	// ReadyPath answers 200 when the agent knows what its cluster has, too.
@@ -52,6 +55,11 @@ type CNIRequest struct {
 type CNIResponse struct {
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *types.Error    `json:"error,omitempty"`
+}
+
+// LogLevel is the level from which on the agent logs: DEBUG, INFO, WARN or ERROR.
+type LogLevel struct {
+	Level slog.Level `json:"level"`
 }
 
 // AttachmentList is the attachments of a node.

@@ -62,16 +62,20 @@ func (d *chained) add(_ context.Context, pod *netns.Namespace) (*current.Result,
 	if err != nil {
 		return nil, err
 	}
-	return result, d.step("guard", func() error { return d.guardMade(pod, result) })
+	return result, d.run(commandAdd, step{"guard", func() error { return d.guardMade(pod, result) }})
 }
 
 func (d *chained) check(_ context.Context, pod *netns.Namespace, _ *current.Result) error {
-	return d.checkGuard(pod)
+	return d.run(commandCheck, step{"guard", func() error { return d.checkGuard(pod) }})
 }
 
 // del takes the programs off an interface that lives on: it is for the plugin that
 // made it to take it away.
 func (d *chained) del(_ context.Context, pod *netns.Namespace) error {
+	return d.run(commandDel, step{"unguard", func() error { return d.unguard(pod) }})
+}
+
+func (d *chained) unguard(pod *netns.Namespace) error {
 	var err error
 	if a := d.stored.Attachment; pod != nil && a != nil && a.PinDir != "" {
 		err = d.plugin.Guards.Detach(Place(d.plugin.Host, pod, a), a)

@@ -5,6 +5,7 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -205,14 +206,50 @@ func (j *job) id() attachment.ID {
 	return attachment.ID{ContainerID: j.record.ContainerID, Interface: j.stored.Interface}
 }
 
-// step does one step of a delegate and logs how long it took.
-func (j *job) step(name string, do func() error) error {
+// step is one of those that make up a delegate's part in a request.
+type step struct {
+	name string
+	do   func() error
+}
+
+// run does one step of a request, and tells how long it took.
+func (j *job) run(command string, s step) error {
 	began := time.Now()
-	err := do()
-	j.plugin.Log.Debug("step", "step", name, "pod", j.record.Pod.String(), "network", j.stored.Network,
-		"netif", j.stored.Interface, "took", time.Since(began))
+	err := s.do()
+	took := time.Since(began)
+	j.plugin.Log.Debug("step", "command", command, "step", s.name, "pod", j.record.Pod.String(), "network", j.stored.Network,
+		"netif", j.stored.Interface, "took", took)
+	if j.plugin.Meter != nil {
+		j.plugin.Meter.Step(command, s.name, took)
+	}
 	return err
 }
+
+// runUntilError does steps in order, up to the first that fails.
+func (j *job) runUntilError(command string, steps ...step) error {
+	for _, s := range steps {
+		if err := j.run(command, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runAll does every step, whatever becomes of those before it.
+func (j *job) runAll(command string, steps ...step) error {
+	var errs []error
+	for _, s := range steps {
+		errs = append(errs, j.run(command, s))
+	}
+	return errors.Join(errs...)
+}
+
+// The commands whose steps are told.
+const (
+	commandAdd   = "ADD"
+	commandDel   = "DEL"
+	commandCheck = "CHECK"
+)
 
 // runtime is what libcni is told of the request.
 func (j *job) runtime() *libcni.RuntimeConf {

@@ -4,7 +4,6 @@ package cni
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -51,18 +50,13 @@ func (d *executed) save(*netns.Namespace) error { return nil }
 func (d *executed) prepare() {}
 
 func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *current.Result, err error) {
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"execute", func() error { result, err = d.execute(ctx, d.before()); return err }},
-		{"guard", func() error { return d.guardMade(pod, result) }},
-		{"reroute", func() error { return d.rerouteMade(pod, result) }},
-	}
-	for _, s := range steps {
-		if err := d.step(s.name, s.do); err != nil {
-			return nil, err
-		}
+	err = d.runUntilError(commandAdd,
+		step{"execute", func() error { result, err = d.execute(ctx, d.before()); return err }},
+		step{"guard", func() error { return d.guardMade(pod, result) }},
+		step{"reroute", func() error { return d.rerouteMade(pod, result) }},
+	)
+	if err != nil {
+		return nil, err
 	}
 	return result, nil
 }
@@ -119,10 +113,10 @@ func (d *executed) check(ctx context.Context, pod *netns.Namespace, result *curr
 	if d.stored.Auxiliary && madeNothing(result) {
 		return nil
 	}
-	if err := d.checkList(ctx); err != nil {
-		return err
-	}
-	return d.checkGuard(pod)
+	return d.runUntilError(commandCheck,
+		step{"execute", func() error { return d.checkList(ctx) }},
+		step{"guard", func() error { return d.checkGuard(pod) }},
+	)
 }
 
 func (d *executed) checkList(ctx context.Context) error {
@@ -140,7 +134,10 @@ func predatesCheck(list *libcni.NetworkConfigList) bool {
 }
 
 func (d *executed) del(ctx context.Context, pod *netns.Namespace) error {
-	return errors.Join(d.delList(ctx, pod), d.removeGuard())
+	return d.runAll(commandDel,
+		step{"execute", func() error { return d.delList(ctx, pod) }},
+		step{"unguard", d.removeGuard},
+	)
 }
 
 func (d *executed) delList(ctx context.Context, pod *netns.Namespace) error {

@@ -156,23 +156,18 @@ func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result
 	result := &current.Result{CNIVersion: current.ImplementedSpecVersion}
 	var m *made
 	var guard *guarded
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"create", func() (err error) { m, err = n.create(pod, result); return err }},
-		{"guard", func() (err error) { guard, err = n.guardNew(pod, m); return err }},
-		{"assign", func() error { return n.assign(ctx, m, result) }},
-		{"allow", func() error { return guard.allow(sourcesOf(result)) }},
-		{"configure", func() error { return n.device.Configure(n.site(pod), m, result) }},
-		{"execute", func() (err error) { result, err = n.executeRest(ctx, result); return err }},
-		{"allow", func() error { return guard.settle(pod, n.stored.Interface, result) }},
-		{"remember", func() error { return n.remember(result) }},
-	}
-	for _, s := range steps {
-		if err := n.step(s.name, s.do); err != nil {
-			return nil, err
-		}
+	err := n.runUntilError(commandAdd,
+		step{"create", func() (err error) { m, err = n.create(pod, result); return err }},
+		step{"guard", func() (err error) { guard, err = n.guardNew(pod, m); return err }},
+		step{"assign", func() error { return n.assign(ctx, m, result) }},
+		step{"allow", func() error { return guard.allow(sourcesOf(result)) }},
+		step{"configure", func() error { return n.device.Configure(n.site(pod), m, result) }},
+		step{"execute", func() (err error) { result, err = n.executeRest(ctx, result); return err }},
+		step{"allow", func() error { return guard.settle(pod, n.stored.Interface, result) }},
+		step{"remember", func() error { return n.remember(result) }},
+	)
+	if err != nil {
+		return nil, err
 	}
 	return result, nil
 }
@@ -253,14 +248,17 @@ func dnsOf(config []byte) types.DNS {
 }
 
 func (n *native) check(ctx context.Context, pod *netns.Namespace, result *current.Result) error {
-	if err := n.checkAddresses(ctx, result); err != nil {
+	if err := n.run(commandCheck, step{"addresses", func() error { return n.checkAddresses(ctx, result) }}); err != nil {
 		return fmt.Errorf("checking the addresses: %w", err)
 	}
-	err := errors.Join(n.device.Check(n.site(pod), result), n.checkGuard(pod))
-	if n.rest == nil {
-		return err
+	steps := []step{
+		{"interface", func() error { return n.device.Check(n.site(pod), result) }},
+		{"guard", func() error { return n.checkGuard(pod) }},
 	}
-	return errors.Join(err, n.rest.checkList(ctx))
+	if n.rest != nil {
+		steps = append(steps, step{"execute", func() error { return n.rest.checkList(ctx) }})
+	}
+	return n.runAll(commandCheck, steps...)
 }
 
 // oldestVersion is what a configuration without cniVersion is taken for, as libcni
@@ -295,17 +293,24 @@ func (n *native) checkAddresses(ctx context.Context, result *current.Result) err
 // del undoes the plugins in reverse. The guard goes when nothing is left that it
 // could guard.
 func (n *native) del(ctx context.Context, pod *netns.Namespace) error {
-	var errs []error
+	var steps []step
 	if n.rest != nil {
-		errs = append(errs, n.rest.delList(ctx, pod))
+		steps = append(steps, step{"execute", func() error { return n.rest.delList(ctx, pod) }})
 	}
-	errs = append(errs, n.release(ctx))
-	result, err := storedResult(n.stored)
-	errs = append(errs, err, n.device.Delete(n.site(pod), result), n.removeGuard())
-	if err := errors.Join(errs...); err != nil {
+	steps = append(steps,
+		step{"release", func() error { return n.release(ctx) }},
+		step{"delete", func() error { return n.deleteDevice(pod) }},
+		step{"unguard", n.removeGuard},
+	)
+	if err := n.runAll(commandDel, steps...); err != nil {
 		return err
 	}
 	return n.forgetCached()
+}
+
+func (n *native) deleteDevice(pod *netns.Namespace) error {
+	result, err := storedResult(n.stored)
+	return errors.Join(err, n.device.Delete(n.site(pod), result))
 }
 
 func (n *native) release(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -39,6 +40,13 @@ type Store interface {
 // Reporter tells the users of a pod what happens to it. It does not wait.
 type Reporter interface {
 	Report(pod attachment.Pod, e Event)
+}
+
+// Meter measures the steps of requests.
+type Meter interface {
+	// Step tells that a step of a network's part in a request with this CNI command took
+	// so long. Names are few and fixed.
+	Step(command, step string, took time.Duration)
 }
 
 // Guards puts the programs on interfaces and remembers those in force.
@@ -90,6 +98,8 @@ type Plugin struct {
 	BPFDir string
 	// CacheDir holds libcni's cache of attachments.
 	CacheDir string
+	// Meter is told how long steps take; nil for nobody.
+	Meter Meter
 	// Exec finds and executes plugins.
 	Exec invoke.Exec
 	// Log takes what happens, with pod, network and interface.

@@ -82,6 +82,6 @@ pinned maps itself: the guards go on enforcing and counting without an agent.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newGet(), newMigrate())
+	cmd.AddCommand(newGet(), newMigrate(), newLogLevel())
 	return cmd
 }

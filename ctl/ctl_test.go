@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -200,6 +201,40 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit code %d, want %d; stderr %q", code, test.code, stderr)
 			}
 		})
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	t.Parallel()
+	level := "INFO"
+	socket := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			var wanted api.LogLevel
+			if err := json.NewDecoder(r.Body).Decode(&wanted); err != nil {
+				t.Error(err)
+			}
+			level = wanted.Level.String()
+		}
+		fmt.Fprintf(w, `{"level":%q}`, level)
+	})
+	for _, test := range []struct {
+		args       []string
+		code       int
+		out, level string
+	}{
+		{nil, ExitOK, "INFO\n", "INFO"},
+		{[]string{"debug"}, ExitOK, "", "DEBUG"},
+		{nil, ExitOK, "DEBUG\n", "DEBUG"},
+		{[]string{"loud"}, ExitUsage, "", "DEBUG"},
+		{[]string{"info", "warn"}, ExitUsage, "", "DEBUG"},
+	} {
+		code, out, diagnostics := run(append([]string{"log-level", "--socket", socket}, test.args...)...)
+		if code != test.code || out != test.out || level != test.level {
+			t.Errorf("%v: exit %d, %q, level %s: %s", test.args, code, out, level, diagnostics)
+		}
+	}
+	if code, _, diagnostics := run("log-level", "--socket", "/nowhere/weir.sock"); code != ExitFailed || !strings.Contains(diagnostics, "no agent answers") {
+		t.Errorf("without an agent: exit %d: %s", code, diagnostics)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 
@@ -21,7 +22,33 @@ var ErrNoAgent = errors.New("no agent answers")
 // FromAgent asks the agent on a unix socket. The error is ErrNoAgent when nobody
 // listens there.
 func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) {
-	resp, err := request(ctx, socket, http.MethodGet, api.AttachmentsPath, nil)
+	return ask[api.AttachmentList](ctx, socket, http.MethodGet, api.AttachmentsPath, nil)
+}
+
+// LogLevel is the level from which on the agent on a unix socket logs. The error is
+// ErrNoAgent when nobody listens there.
+func LogLevel(ctx context.Context, socket string) (slog.Level, error) {
+	answer, err := ask[api.LogLevel](ctx, socket, http.MethodGet, api.LogLevelPath, nil)
+	if err != nil {
+		return 0, err
+	}
+	return answer.Level, nil
+}
+
+// SetLogLevel changes it, until the agent ends. The error is ErrNoAgent when nobody listens
+// there.
+func SetLogLevel(ctx context.Context, socket string, level slog.Level) error {
+	body, err := json.Marshal(api.LogLevel{Level: level})
+	if err != nil {
+		return err
+	}
+	_, err = ask[api.LogLevel](ctx, socket, http.MethodPut, api.LogLevelPath, body)
+	return err
+}
+
+// ask is one request, and the answer.
+func ask[T any](ctx context.Context, socket, method, path string, body []byte) (*T, error) {
+	resp, err := request(ctx, socket, method, path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -30,11 +57,11 @@ func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) 
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
 	}
-	var list api.AttachmentList
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+	var answer T
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return nil, fmt.Errorf("reading the agent's answer: %w", err)
 	}
-	return &list, nil
+	return &answer, nil
 }
 
 // Status asks the agent on a unix socket whether it could attach a pod now, with the

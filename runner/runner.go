@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,6 +54,8 @@ type Runner struct {
 	timeout time.Duration
 	slots   *semaphore.Weighted
 	outside *outside
+	// Executions under way, and those that wait for a slot.
+	running, waiting atomic.Int32
 }
 
 var _ invoke.Exec = (*Runner)(nil)
@@ -95,12 +98,11 @@ func (r *Runner) within(fn func(*syscall.SysProcAttr) error) error {
 // plugin wrote to its standard error among its details, if the plugin could not be
 // started or refused; it wraps the context's if the plugin was cut off.
 func (r *Runner) ExecPlugin(ctx context.Context, binary string, stdin []byte, environ []string) ([]byte, error) {
-	if r.slots != nil {
-		if err := r.slots.Acquire(ctx, 1); err != nil {
-			return nil, fmt.Errorf("waiting for other plugins to end: %w", err)
-		}
-		defer r.slots.Release(1)
+	release, err := r.takeSlot(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.timeout)
@@ -122,6 +124,31 @@ func (r *Runner) ExecPlugin(ctx context.Context, binary string, stdin []byte, en
 		}
 	}
 }
+
+// takeSlot waits until there are few enough executions for one more.
+func (r *Runner) takeSlot(ctx context.Context) (release func(), err error) {
+	if r.slots == nil {
+		r.running.Add(1)
+		return func() { r.running.Add(-1) }, nil
+	}
+	r.waiting.Add(1)
+	err = r.slots.Acquire(ctx, 1)
+	r.waiting.Add(-1)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for other plugins to end: %w", err)
+	}
+	r.running.Add(1)
+	return func() {
+		r.running.Add(-1)
+		r.slots.Release(1)
+	}, nil
+}
+
+// Running is the number of plugins that run at this moment.
+func (r *Runner) Running() int { return int(r.running.Load()) }
+
+// Waiting is the number of plugins that wait for others to end.
+func (r *Runner) Waiting() int { return int(r.waiting.Load()) }
 
 func cutOff(ctx context.Context, stderr []byte) error {
 	if said := bytes.TrimSpace(stderr); len(said) > 0 {

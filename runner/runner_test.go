@@ -149,11 +149,17 @@ func TestMost(t *testing.T) {
 	}
 	slow := script(t, "sleep 5")
 	go func() { _, _ = r.ExecPlugin(t.Context(), slow, nil, []string{"PATH=" + os.Getenv("PATH")}) }()
-	time.Sleep(50 * time.Millisecond)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	until(t, func() bool { return r.Running() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := r.ExecPlugin(ctx, path, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+	waited := make(chan error, 1)
+	go func() { _, err := r.ExecPlugin(ctx, path, nil, nil); waited <- err }()
+	until(t, func() bool { return r.Waiting() == 1 })
+	if err := <-waited; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
+	}
+	if r.Running() != 1 || r.Waiting() != 0 {
+		t.Errorf("%d run and %d wait, want 1 and 0", r.Running(), r.Waiting())
 	}
 }
 
@@ -166,5 +172,16 @@ func TestTimeout(t *testing.T) {
 	}
 	if _, err := r.ExecPlugin(t.Context(), script(t, "exec sleep 60"), nil, []string{"PATH=" + os.Getenv("PATH")}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// until waits for what must come to be.
+func until(t *testing.T, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("it did not come to be within 10 s")
+			return
+		}
 	}
 }

@@ -39,7 +39,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	o := agent.Options{Version: version}
-	var level slog.Level
+	o.LogLevel = &slog.LevelVar{}
 	var standalone bool
 	var folder string
 	cmd := &cobra.Command{
@@ -79,7 +79,7 @@ and counted, and the next agent with the same directories takes it over.`,
 			case o.Node == "":
 				return errors.New("--node-name is empty: it is the node's name in the cluster; without a cluster give --standalone")
 			}
-			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.LogLevel}))
 			// What the Kubernetes client has to say goes to the same log.
 			klog.SetSlogLogger(o.Log)
 			return agent.Run(cmd.Context(), o)
@@ -103,7 +103,9 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags.StringVar(&o.Install.DefaultNetwork, "default-network", "", "the file in --cni-conf-dir of the default network; default: the first that has neither weir nor Multus in it")
 	flags.StringVar(&o.Settings, "settings", "", "file with further keys of weir's entry, YAML or JSON, for --install")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
-	flags.TextVar(&level, "log-level", slog.LevelInfo, "one of debug, info, warn, error")
+	flags.StringVar(&o.MetricsConfig, "web.config.file", "", "TLS and authentication of that endpoint, in the format of Prometheus's exporters (exporter-toolkit); default: neither")
+	flags.BoolVar(&o.Profiles, "pprof", false, "serve the profiles of the agent's process there too, below /debug/pprof/")
+	flags.TextVar(o.LogLevel, "log-level", &slog.LevelVar{}, "one of debug, info, warn, error; weirctl log-level changes it at run time")
 	return cmd
 }
 
