@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
@@ -153,6 +154,12 @@ func (n *Namespace) Do(fn func() error) error {
 // Same says whether both are one network namespace, opened by whatever paths.
 func (n *Namespace) Same(other *Namespace) bool {
 	return n.dev == other.dev && n.ino == other.ino
+}
+
+// Is says whether a file is the network namespace, by whatever path.
+func (n *Namespace) Is(file fs.FileInfo) bool {
+	stat, ok := file.Sys().(*syscall.Stat_t)
+	return ok && stat.Dev == n.dev && stat.Ino == n.ino
 }
 
 // Close lets the namespace and its netlink socket go. Every call returns what
