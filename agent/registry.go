@@ -315,22 +315,23 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 	}
 	defer pod.Close()
 	place := cni.Place(r.host, pod, &a)
-	if guard, err = r.renew(place, &a, guard); err != nil {
+	spec, err := r.specOf(&a)
+	if err != nil {
+		// What it is to be made of is not known: it stays as it is.
+		return errors.Join(err, r.loader.Promote(place, guard))
+	}
+	if guard, err = r.renew(place, &a, guard, spec); err != nil {
 		return err
 	}
 	return r.loader.Promote(place, guard)
 }
 
-// renew replaces the programs of a guard until they are those of this build. Scrapes
-// go on with the old guard until the new one is in its place.
-func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *loader.Guard) (*loader.Guard, error) {
+// renew replaces the programs of a guard until they are those of this build, made as its
+// network wants them. Scrapes go on with the old guard until the new one is in its place.
+func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *loader.Guard, spec loader.Spec) (*loader.Guard, error) {
 	for {
-		outdated, err := r.loader.IsOutdated(guard.Dir())
+		outdated, err := r.loader.IsOutdated(spec)
 		if err != nil || !outdated {
-			return guard, err
-		}
-		spec, err := r.specOf(a)
-		if err != nil {
 			return guard, err
 		}
 		newer, err := r.loader.Replace(place, guard, spec)
@@ -340,7 +341,7 @@ func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *lo
 		r.mu.Lock()
 		r.guards[a.ID] = newer
 		r.mu.Unlock()
-		r.log.Info("the guard has the programs of this build", "pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
+		r.log.Info("the guard has new programs", "pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
 		if err := guard.Close(); err != nil {
 			return newer, err
 		}

@@ -114,6 +114,9 @@ type Attachment struct {
 	// HostInterface is the node's end of the pod's interface, where the programs
 	// sit; empty where they sit on the pod's own.
 	HostInterface string `json:"hostInterface,omitempty"`
+	// Index is the number of the interface where the programs sit, in its namespace; 0
+	// where it is not known.
+	Index int `json:"index,omitempty"`
 	// PinDir is the name of the directory of pins; empty when not guarded.
 	PinDir  string    `json:"pinDir,omitempty"`
 	Created time.Time `json:"created"`

@@ -39,6 +39,8 @@ const volatile char bpf_metadata_network[128];
 const volatile char bpf_metadata_container[80];
 /* Which build of the programs this is: an agent replaces those of another one. */
 const volatile char bpf_metadata_build[16];
+/* What it was made with: an agent replaces it when that has changed. */
+const volatile char bpf_metadata_settings[16];
 
 /* Keeps the enums in the object's BTF, from which the Go constants are made. */
 const enum weir_verdict *const weir_verdicts __attribute__((unused));

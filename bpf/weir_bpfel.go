@@ -553,6 +553,7 @@ const (
 	weirVarBpfMetadataInterface = "bpf_metadata_interface"
 	weirVarBpfMetadataNetwork   = "bpf_metadata_network"
 	weirVarBpfMetadataPod       = "bpf_metadata_pod"
+	weirVarBpfMetadataSettings  = "bpf_metadata_settings"
 	weirVarWeirChecks           = "weir_checks"
 	weirVarWeirClasses          = "weir_classes"
 	weirVarWeirFamilies         = "weir_families"
@@ -628,6 +629,7 @@ type weirVariableSpecs struct {
 	BpfMetadataInterface *ebpf.VariableSpec `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.VariableSpec `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.VariableSpec `ebpf:"bpf_metadata_pod"`
+	BpfMetadataSettings  *ebpf.VariableSpec `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
@@ -684,6 +686,7 @@ type weirVariables struct {
 	BpfMetadataInterface *ebpf.Variable `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.Variable `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.Variable `ebpf:"bpf_metadata_pod"`
+	BpfMetadataSettings  *ebpf.Variable `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`

@@ -38,9 +38,11 @@ type delegate interface {
 	// del undoes add, wholly or half done, or not done at all. The namespace is
 	// nil when it is gone.
 	del(ctx context.Context, pod *netns.Namespace) error
+	// shared is what all kinds have.
+	shared() *job
 }
 
-// job is what the two kinds of delegate share.
+// job is what the kinds of delegate share.
 type job struct {
 	plugin *Plugin
 	record *state.Record
@@ -49,6 +51,8 @@ type job struct {
 	option options
 	limits bandwidth // kept by the guard
 }
+
+func (j *job) shared() *job { return j }
 
 // options are a network's own wishes to weir: the key "weir" of its configuration.
 type options struct {
@@ -122,7 +126,7 @@ func (p *Plugin) delegateOf(record *state.Record, i int) (delegate, error) {
 		return nil, invalid("%w", err)
 	}
 	j := job{plugin: p, record: record, stored: stored, list: list}
-	if j.option, err = optionsOf(list); err != nil {
+	if j.option, err = optionsInForce(stored, list); err != nil {
 		return nil, err
 	}
 	if j.limits, err = j.limitsOf(); err != nil {

@@ -28,6 +28,17 @@ const (
 	ReasonRemoved = "RemovedInterface"
 	// ReasonFailedAdd is of a pod that did not get its networks.
 	ReasonFailedAdd = "FailedAddNetworks"
+	// ReasonGuardRestored is of a guard that was taken off, or before which something was
+	// put, and that is in force again.
+	ReasonGuardRestored = "GuardRestored"
+	// ReasonGuardRemoved is of a guard that was taken off and could not be put back yet.
+	ReasonGuardRemoved = "GuardRemoved"
+	// ReasonInterfaceGone is of an interface that was deleted, or moved away, in the pod.
+	ReasonInterfaceGone = "InterfaceGone"
+	// ReasonGuardChanged is of a guard that follows a change of its network, and
+	// ReasonGuardUnchanged of one that cannot.
+	ReasonGuardChanged   = "GuardChanged"
+	ReasonGuardUnchanged = "GuardUnchanged"
 	// ReasonFailedDelete is of a pod whose networks could not all be taken away.
 	ReasonFailedDelete = "FailedDeleteNetworks"
 )

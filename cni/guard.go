@@ -34,9 +34,9 @@ type guarded struct {
 // given where that is on the node.
 func Place(host, pod *netns.Namespace, a *attachment.Attachment) loader.Place {
 	if a.HostInterface != "" {
-		return loader.Place{Namespace: host, Interface: a.HostInterface, Opposite: true}
+		return loader.Place{Namespace: host, Interface: a.HostInterface, Index: a.Index, Opposite: true}
 	}
-	return loader.Place{Namespace: pod, Interface: a.Interface}
+	return loader.Place{Namespace: pod, Interface: a.Interface, Index: a.Index}
 }
 
 // reserve plans the attachment of every delegate that has none, but the default
@@ -73,8 +73,8 @@ type sending struct {
 	tagged bool
 }
 
-// guardSpec is what is known of a guard before its interface is there. Its sources are
-// those that the network allows beside the attachment's own.
+// guardSpec is what is known of a guard before its interface is there: all but the
+// addresses.
 func (j *job) guardSpec(may sending) loader.Spec {
 	checks := j.option.checks()
 	if may.tagged {
@@ -93,7 +93,7 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Ingress:     j.limits.ingress(),
 		Egress:      j.limits.egress(),
 		Storms:      j.option.StormLimit.storms(),
-		Addresses:   loader.Addresses{Prefixes: j.option.Sources},
+		Sources:     j.option.Sources,
 	}
 }
 
@@ -108,11 +108,16 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sen
 	}
 	spec := j.guardSpec(may)
 	spec.MAC = mac
-	guard, err := j.plugin.Guards.Attach(Place(j.plugin.Host, pod, j.stored.Attachment), j.id(), spec)
+	place, err := Place(j.plugin.Host, pod, j.stored.Attachment).Lookup()
+	if err != nil {
+		return &guarded{}, err
+	}
+	guard, err := j.plugin.Guards.Attach(place, j.id(), spec)
 	if err != nil {
 		return &guarded{}, j.withoutGuard(err)
 	}
-	return &guarded{guard: guard, mac: mac, further: spec.Prefixes}, nil
+	j.stored.Attachment.Index = place.Index
+	return &guarded{guard: guard, mac: mac, further: spec.Sources}, nil
 }
 
 var errNotEthernet = errors.New("it is no Ethernet interface, and only those can be guarded; " +

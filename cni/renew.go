@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/loader"
@@ -25,28 +24,27 @@ func (p *Plugin) GuardSpec(a *attachment.Attachment) (loader.Spec, error) {
 	if err != nil {
 		return loader.Spec{}, aboutPod(record.Pod, aboutNetwork(&record.Delegates[place], err))
 	}
-	spec := specOf(d, a)
+	return guardSpecOf(d, a)
+}
+
+// guardSpecOf is the spec of a guard whose attachment is made.
+func guardSpecOf(d delegate, a *attachment.Attachment) (spec loader.Spec, err error) {
+	spec = specOf(d, a)
 	if spec.MAC, err = net.ParseMAC(a.MAC); err != nil {
 		return loader.Spec{}, err
 	}
 	linkLocal := loader.LinkLocal(spec.MAC)
-	spec.Prefixes = slices.Concat(whole(a.Addresses), []netip.Prefix{netip.PrefixFrom(linkLocal, linkLocal.BitLen())}, spec.Prefixes)
+	spec.Prefixes = append(whole(a.Addresses), netip.PrefixFrom(linkLocal, linkLocal.BitLen()))
 	return spec, nil
 }
 
 // specOf is the spec with which ADD made the guard, but for the attachment's own addresses.
 func specOf(d delegate, a *attachment.Attachment) loader.Spec {
 	made := sending{addressed: len(a.Addresses) > 0}
-	switch d := d.(type) {
-	case *native:
-		return d.guardSpec(d.sends())
-	case *chained:
-		return d.guardSpec(made)
-	case *executed:
-		return d.guardSpec(made)
-	default:
-		panic(fmt.Sprintf("a delegate of type %T", d))
+	if d, ok := d.(*native); ok {
+		made = d.sends()
 	}
+	return d.shared().guardSpec(made)
 }
 
 // recordWith is the record that an attachment is in, and the place of its network there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -88,7 +89,7 @@ func TestGuardSpec(t *testing.T) {
 			}
 			want = append(want, test.sources...)
 			var prefixes []string
-			for _, p := range got.Prefixes {
+			for _, p := range slices.Concat(got.Prefixes, got.Sources) {
 				prefixes = append(prefixes, p.String())
 			}
 			if diff := cmp.Diff(want, prefixes); diff != "" {

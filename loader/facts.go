@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-cni/weir/bpf"
 )
@@ -59,6 +61,24 @@ func addPrefix6(facts *bpf.Facts, p netip.Prefix) error {
 	}
 	facts.Prefixes6Len++
 	return nil
+}
+
+// withLinkLocals adds the link-local addresses that are among the facts.
+func withLinkLocals(prefixes []netip.Prefix, facts *bpf.Facts) []netip.Prefix {
+	for _, held := range facts.Prefixes6[:facts.Prefixes6Len] {
+		if held.Mask.Half != [2]uint64{math.MaxUint64, math.MaxUint64} {
+			continue
+		}
+		var address [16]byte
+		for half, value := range held.Address.Half {
+			binary.NativeEndian.PutUint64(address[half*8:], value)
+		}
+		p := netip.PrefixFrom(netip.AddrFrom16(address), len(address)*8)
+		if p.Addr().IsLinkLocalUnicast() && !slices.Contains(prefixes, p) {
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
 }
 
 // LinkLocal is the IPv6 link-local address that a kernel makes from a MAC

@@ -232,6 +232,8 @@ const (
 	TCX Hook = "tcx"
 	// Clsact is a pair of filters on a clsact qdisc, on any kernel.
 	Clsact Hook = "clsact"
+	// Gone is where the interface is not there any more.
+	Gone Hook = "gone"
 )
 
 // isGone tells that a link or filter has lost its interface.

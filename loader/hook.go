@@ -33,13 +33,31 @@ type Place struct {
 	Namespace *netns.Namespace
 	// Interface is its name there.
 	Interface string
+	// Index is its number there, which stays when it is renamed. Optional: without it the
+	// interface is found by its name.
+	Index int
 	// Opposite is set when the interface is not the pod's own but the other end
 	// of its cable: what comes in there is what the pod has sent.
 	Opposite bool
 }
 
-func (p Place) link() (netlink.Link, error) {
-	l, err := p.Namespace.Netlink().LinkByName(p.Interface)
+// Lookup is the place with the index that the interface of its name has.
+func (p Place) Lookup() (Place, error) {
+	p.Index = 0
+	l, err := p.link()
+	if err != nil {
+		return p, err
+	}
+	p.Index = l.Attrs().Index
+	return p, nil
+}
+
+func (p Place) link() (l netlink.Link, err error) {
+	if p.Index != 0 {
+		l, err = p.Namespace.Netlink().LinkByIndex(p.Index)
+	} else {
+		l, err = p.Namespace.Netlink().LinkByName(p.Interface)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking up %s: %w", p.Interface, err)
 	}
@@ -155,23 +173,50 @@ func removeUnusedClsact(ns *netns.Namespace, index int) error {
 
 // hasFilter tells whether the side's own program is among the filters.
 func (s side) hasFilter(ns *netns.Namespace, index int) bool {
+	_, there := s.filters(ns, index)
+	return there
+}
+
+// filters tells whether the side's own program is among the filters, and lists those that
+// see a packet before it. The kernel puts a new filter before the others of its priority,
+// and ours is the first priority that there is.
+func (s side) filters(ns *netns.Namespace, index int) (before []netlink.Filter, there bool) {
 	l, err := ns.Netlink().LinkByIndex(index)
-	if err != nil {
-		return false
+	if err != nil || !hasClsact(ns, l) {
+		return nil, false
 	}
 	filters, err := netns.Dump(func() ([]netlink.Filter, error) { return ns.Netlink().FilterList(l, s.parent) })
 	if err != nil {
-		return false
+		return nil, false
 	}
+	id := s.programID()
+	for _, f := range filters {
+		if chain := f.Attrs().Chain; chain != nil && *chain != 0 {
+			continue // where only filters of the first chain lead
+		}
+		if ours, ok := f.(*netlink.BpfFilter); ok && ours.Id == int(id) {
+			return before, true
+		}
+		before = append(before, f)
+	}
+	return nil, false
+}
+
+// hasClsact tells a clsact qdisc from one of ingress, to which filters of egress are
+// filters of ingress too.
+func hasClsact(ns *netns.Namespace, l netlink.Link) bool {
+	qdiscs, err := netns.Dump(func() ([]netlink.Qdisc, error) { return ns.Netlink().QdiscList(l) })
+	return err == nil && slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" })
+}
+
+// programID is that of the side's program; 0, which none has, when it cannot be told.
+func (s side) programID() ebpf.ProgramID {
 	info, err := s.program.Info()
 	if err != nil {
-		return false
+		return 0
 	}
 	id, _ := info.ID()
-	return slices.ContainsFunc(filters, func(f netlink.Filter) bool {
-		ours, ok := f.(*netlink.BpfFilter)
-		return ok && ours.Id == int(id)
-	})
+	return id
 }
 
 // Promote moves the programs of a guard from filters to tcx links, where the
@@ -234,8 +279,12 @@ func (s side) link(index int, dir string) error {
 // ErrDetached is the error of a guard whose program is not on its interface.
 var ErrDetached = errors.New("the guard is not attached")
 
-// Check tells whether both programs are on the interface, and all that another
-// agent would need is pinned. The error is ErrDetached when something is missing.
+// ErrPreceded is the error of a guard before which another program sees the packets.
+var ErrPreceded = errors.New("another program is before the guard's")
+
+// Check tells whether both programs are on the interface, before all others, and all
+// that another agent would need is pinned. The error is ErrDetached when something is
+// missing, ErrPreceded when something is before them.
 func (g *Guard) Check(p Place) error {
 	for _, pin := range g.pins() {
 		if _, err := os.Lstat(filepath.Join(g.dir, pin)); err != nil {
@@ -246,11 +295,34 @@ func (g *Guard) Check(p Place) error {
 	if err != nil {
 		return err
 	}
-	index := l.Attrs().Index
-	for _, s := range g.sides(p) {
-		if !s.isLinked(index, g.dir) && !s.hasFilter(p.Namespace, index) {
-			return fmt.Errorf("%w: %s is missing on %s", ErrDetached, s.name, p.Interface)
+	return p.Namespace.Do(func() error {
+		for _, s := range g.sides(p) {
+			if err := s.check(p.Namespace, l.Attrs().Index, g.dir); err != nil {
+				return fmt.Errorf("%w on %s", err, p.Interface)
+			}
 		}
+		return nil
+	})
+}
+
+// check runs inside the namespace of the interface, where the kernel looks the index up.
+func (s side) check(ns *netns.Namespace, index int, dir string) error {
+	preceded := false
+	if s.isLinked(index, dir) {
+		before, err := s.linksBefore(index)
+		if err != nil {
+			return err
+		}
+		preceded = len(before) > 0
+	} else {
+		before, there := s.filters(ns, index)
+		if !there {
+			return fmt.Errorf("%w: %s is missing", ErrDetached, s.name)
+		}
+		preceded = len(before) > 0
+	}
+	if preceded {
+		return fmt.Errorf("%w: %s is not the first", ErrPreceded, s.name)
 	}
 	return nil
 }

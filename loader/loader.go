@@ -3,12 +3,16 @@
 package loader
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -52,7 +56,33 @@ type Spec struct {
 	Ingress, Egress Rate
 	// Storms are limits of what the pod sends to all, to groups and to unknown hosts.
 	Storms Storms
+	// Sources are prefixes that the attachment may send from beside its own addresses.
+	Sources []netip.Prefix
+	// Addresses are its own.
 	Addresses
+}
+
+// settings tell guards apart that are made in different ways: twelve hexadecimal digits of
+// all of a spec but whose it is.
+func (s Spec) settings() (string, error) {
+	s.Dir, s.Interface, s.Pod, s.Network, s.ContainerID, s.Addresses = "", "", "", "", "", Addresses{}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return "", fmt.Errorf("summing the settings up: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])[:12], nil
+}
+
+// Validate tells why no guard can be made of a spec.
+func (s Spec) Validate() error {
+	_, err := factsOf(s.sources())
+	return errors.Join(err, s.Ingress.Validate(), s.Egress.Validate(), s.Storms.Validate())
+}
+
+// sources are all that the attachment may send from.
+func (s Spec) sources() Addresses {
+	return Addresses{MAC: s.MAC, Prefixes: slices.Concat(s.Prefixes, s.Sources)}
 }
 
 // Addresses are the sources that an attachment may send from.
@@ -85,7 +115,7 @@ func (l *Loader) Attach(p Place, g *Guard, spec Spec) error {
 }
 
 func (l *Loader) install(p Place, g *Guard, spec Spec) error {
-	facts, err := factsOf(spec.Addresses)
+	facts, err := factsOf(spec.sources())
 	if err != nil {
 		return err
 	}
@@ -157,6 +187,10 @@ type objects struct {
 }
 
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error {
+	settings, err := spec.settings()
+	if err != nil {
+		return err
+	}
 	constants := map[string]any{
 		"weir_storm_ticks":       spec.Storms.ticks(),
 		"weir_checks":            uint32(spec.Checks),
@@ -166,6 +200,7 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		"bpf_metadata_network":   spec.Network,
 		"bpf_metadata_container": spec.ContainerID,
 		"bpf_metadata_build":     build,
+		"bpf_metadata_settings":  settings,
 	}
 	for name, value := range constants {
 		variable := compiled.Variables[name]

@@ -17,6 +17,8 @@ type Metadata struct {
 	Pod, Interface, Network, ContainerID string
 	// Build is that of the programs, see bpf.Build; empty of a build that had none.
 	Build string
+	// Settings tell guards apart that are made in different ways; empty of a build that did not say.
+	Settings string
 }
 
 // ReadMetadata reads the metadata of a pinned guard, as bpftool prog does. The
@@ -52,7 +54,7 @@ func readMetadata(dir string) (*Metadata, error) {
 	read := func(name string) string { return textAt(section, "bpf_metadata_"+name, value) }
 	return &Metadata{
 		Pod: read("pod"), Interface: read("interface"), Network: read("network"), ContainerID: read("container"),
-		Build: read("build"),
+		Build: read("build"), Settings: read("settings"),
 	}, nil
 }
 

@@ -22,23 +22,30 @@ import (
 // leaves it.
 const nextDir = "next"
 
-// IsOutdated tells a guard whose programs are those of another build, or whose
-// replacement was cut off.
-func (l *Loader) IsOutdated(dir string) (bool, error) {
-	metadata, err := ReadMetadata(dir)
+// IsOutdated tells a guard whose programs are of another build or made in another way than
+// the spec says, or whose replacement was cut off.
+func (l *Loader) IsOutdated(spec Spec) (bool, error) {
+	metadata, err := ReadMetadata(spec.Dir)
 	if err != nil {
 		return false, err
 	}
-	return metadata.Build != l.build || exists(filepath.Join(dir, nextDir)), nil
+	settings, err := spec.settings()
+	if err != nil {
+		return false, err
+	}
+	return metadata.Build != l.build || metadata.Settings != settings || exists(filepath.Join(spec.Dir, nextDir)), nil
 }
 
-// Replace puts programs of this build in the place of a guard's, and returns the guard
-// that they make. Each packet meets the old program of its direction or the new one, and
-// is counted once: the counters go on, in the same map, or, where its layout is another,
-// in a new one beside which what was counted is kept. The old guard is left to the
-// caller to close. Where an earlier replacement was cut off, that is finished instead;
-// IsOutdated tells whether another is needed. The addresses stay those that are in force;
-// those of the spec are for a guard whose layout of them is another. Nobody else may
+// Replace puts programs of this build, made as the spec says, in the place of a guard's,
+// and returns the guard that they make. Each packet meets the old program of its
+// direction or the new one, each with the sources that it was made for, and is counted
+// once: the counters go on, in the same map, or, where its layout is another, in a new
+// one beside which what was counted is kept. The old guard is left to the caller to
+// close. Where an earlier replacement was cut off, that is finished instead; IsOutdated
+// tells whether another is needed.
+//
+// The addresses stay those that are in force. Where the spec is another than the old guard's,
+// they are those of the spec, with the link-local ones that are in force. Nobody else may
 // change the guard meanwhile.
 func (l *Loader) Replace(p Place, old *Guard, spec Spec) (*Guard, error) {
 	r := &replacement{loader: l, place: p, old: old, dir: old.dir, next: filepath.Join(old.dir, nextDir)}
@@ -116,18 +123,40 @@ func (r *replacement) shared(spec Spec) map[string]*ebpf.Map {
 }
 
 // facts are those that are in force or, where their layout is another, those of the
-// spec.
+// spec. Where the network's settings have changed they are both: which link-local
+// addresses the interface has, only those in force say.
 func (r *replacement) facts(spec Spec) (*bpf.Facts, error) {
 	maps := r.loader.spec.Maps
 	if maps[bpf.FactsMap].Compatible(r.old.facts) != nil || maps[bpf.ControlMap].Compatible(r.old.control) != nil {
-		return factsOf(spec.Addresses)
+		return factsOf(spec.sources())
 	}
 	var control bpf.Control
 	if err := r.old.control.Lookup(uint32(0), &control); err != nil {
 		return nil, err
 	}
 	facts := &bpf.Facts{}
-	return facts, r.old.facts.Lookup(control.Slot, facts)
+	if err := r.old.facts.Lookup(control.Slot, facts); err != nil {
+		return nil, err
+	}
+	changed, err := r.hasOtherSettings(spec)
+	if err != nil || !changed {
+		return facts, err
+	}
+	now := spec.sources()
+	now.MAC = facts.Mac[:]
+	now.Prefixes = withLinkLocals(now.Prefixes, facts)
+	return factsOf(now)
+}
+
+// hasOtherSettings tells that the old guard was made in another way. One of a build that
+// did not say is taken for the same.
+func (r *replacement) hasOtherSettings(spec Spec) (bool, error) {
+	metadata, err := ReadMetadata(r.dir)
+	if err != nil {
+		return false, err
+	}
+	settings, err := spec.settings()
+	return metadata.Settings != "" && metadata.Settings != settings, err
 }
 
 func (r *replacement) fill(facts *bpf.Facts, spec Spec) error {

@@ -67,7 +67,7 @@ func (b *bench) replace(t *testing.T) {
 	}
 	b.loader = newer
 	for {
-		outdated, err := newer.IsOutdated(b.spec.Dir)
+		outdated, err := newer.IsOutdated(b.spec)
 		if err != nil {
 			t.Fatal(err)
 		}

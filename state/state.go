@@ -86,6 +86,9 @@ type Delegate struct {
 	Default bool `json:"default,omitempty"`
 	// Config is the configuration, or list, exactly as ADD used it.
 	Config json.RawMessage `json:"config"`
+	// Options is the configuration whose key weir is in force; empty while that is
+	// Config's.
+	Options json.RawMessage `json:"options,omitempty"`
 	// Saved is what a device was like that was moved into the pod, for the way back.
 	Saved json.RawMessage `json:"saved,omitempty"`
 	// Auxiliary is set for the chain of plugins that every pod has behind its networks.
