@@ -94,6 +94,7 @@ type agent struct {
 	plugin   *cni.Plugin
 	registry *registry
 	store    store
+	networks *networkFollower
 	follower *podFollower    // nil without a cluster
 	devices  cni.Allocations // nil without a cluster
 	claims   cni.Claims      // nil without a cluster
@@ -109,6 +110,9 @@ type agent struct {
 type store interface {
 	cni.Store
 	io.Closer
+	// OnNetwork has changed called with the name, namespace/name, of every network that
+	// there is, and whenever one may have changed. It is to be called before Run.
+	OnNetwork(changed func(network string)) error
 	// Run follows what changes until ctx ends.
 	Run(ctx context.Context) error
 }
@@ -145,6 +149,10 @@ func (a *agent) openParts() error {
 		return err
 	}
 	a.closers = append(a.closers, a.store)
+	a.networks = newNetworkFollower(a)
+	if err := a.store.OnNetwork(a.networks.note); err != nil {
+		return err
+	}
 	plugins, err := runner.New(a.options.Plugins)
 	if err != nil {
 		return err
@@ -179,6 +187,9 @@ func (a *agent) openParts() error {
 		Log:      a.log,
 	}
 	a.registry.specOf = a.plugin.GuardSpec
+	if events != nil {
+		a.registry.report = events.Report
+	}
 	return nil
 }
 
@@ -230,6 +241,8 @@ func (a *agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.store.Run(ctx) })
 	group.Go(func() error { return a.registry.promote(ctx) })
+	group.Go(func() error { return a.registry.warden.run(ctx) })
+	group.Go(func() error { return a.networks.run(ctx) })
 	group.Go(func() error { return a.watchDevices(ctx) })
 	group.Go(func() error { return a.serveSocket(ctx) })
 	if a.options.Install.Plugin != "" {

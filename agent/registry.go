@@ -28,8 +28,14 @@ type registry struct {
 	bpfDir string
 	// specOf is what the guard of an attachment is made of.
 	specOf func(*attachment.Attachment) (loader.Spec, error)
+	// report tells the users of a pod what happens to it.
+	report func(attachment.Pod, cni.Event)
 	log    *slog.Logger
 	lock   func(containerID string) (unlock func())
+	warden *warden
+	// busy is held while a guard is looked at or changed: that requests of its container
+	// go on must not keep one from being restored.
+	busy keyedMutex
 
 	mu        sync.Mutex
 	guards    map[attachment.ID]*loader.Guard
@@ -49,10 +55,11 @@ const promotionsMax = 4096
 // newRegistry makes an empty registry. lock keeps requests of a container away
 // while its guard is promoted.
 func newRegistry(l *loader.Loader, host *netns.Namespace, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
-	return &registry{
+	r := &registry{
 		host:      host,
 		lock:      lock,
 		loader:    l,
+		report:    func(attachment.Pod, cni.Event) {},
 		bpfDir:    bpfDir,
 		log:       log,
 		guards:    map[attachment.ID]*loader.Guard{},
@@ -60,6 +67,8 @@ func newRegistry(l *loader.Loader, host *netns.Namespace, bpfDir string, lock fu
 		published: map[attachment.ID]attachment.Attachment{},
 		waiting:   make(chan attachment.Attachment, promotionsMax),
 	}
+	r.warden = newWarden(r)
+	return r
 }
 
 // loaded is what loading programs came to.
@@ -119,6 +128,9 @@ func (r *registry) Check(place loader.Place, a *attachment.Attachment) error {
 	return guard.Check(place)
 }
 
+// Ignore has the warden leave an attachment alone.
+func (r *registry) Ignore(id attachment.ID) { r.warden.ignore(id) }
+
 // Detach takes the programs of a guard off an interface that lives on.
 func (r *registry) Detach(place loader.Place, a *attachment.Attachment) error {
 	guard := r.guardOf(a.ID)
@@ -130,6 +142,7 @@ func (r *registry) Detach(place loader.Place, a *attachment.Attachment) error {
 
 // Remove takes a guard away, and an attachment that never had one out of sight.
 func (r *registry) Remove(a *attachment.Attachment) error {
+	r.warden.ignore(a.ID)
 	r.mu.Lock()
 	guard := r.guards[a.ID]
 	delete(r.guards, a.ID)
@@ -173,8 +186,8 @@ func (r *registry) adopt(a attachment.Attachment) error {
 	return nil
 }
 
-// Publish makes an attachment seen by metrics and tools, and queues its guard
-// for promotion.
+// Publish makes an attachment seen by metrics and tools, has its guard watched, and queues
+// it for promotion.
 func (r *registry) Publish(a attachment.Attachment) {
 	r.mu.Lock()
 	r.published[a.ID] = a
@@ -182,6 +195,12 @@ func (r *registry) Publish(a attachment.Attachment) {
 	if a.PinDir == "" {
 		return
 	}
+	r.warden.watch(a)
+	r.enqueue(a)
+}
+
+// enqueue has a guard renewed and promoted, where it needs that.
+func (r *registry) enqueue(a attachment.Attachment) {
 	select {
 	case r.waiting <- a:
 	default:
@@ -209,6 +228,9 @@ func (r *registry) Attachments() []inspect.Attachment {
 	all := r.snapshot()
 	for i := range all {
 		all[i].Guard = r.readOf(all[i].ID)
+		if all[i].Guard != nil {
+			r.warden.tell(all[i].ID, all[i].Guard)
+		}
 	}
 	all = slices.DeleteFunc(all, r.wentAway)
 	slices.SortFunc(all, inspect.ByPod)
@@ -305,6 +327,7 @@ func (r *registry) waitForQuiet(ctx context.Context) {
 
 func (r *registry) promoteOne(a attachment.Attachment) error {
 	defer r.lock(a.ContainerID)()
+	defer r.busy.lock(a.String())()
 	guard := r.guardOf(a.ID)
 	if guard == nil {
 		return nil // taken away meanwhile

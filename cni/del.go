@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
@@ -64,6 +65,12 @@ func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) e
 }
 
 func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {
+	if a := record.Delegates[i].Attachment; a != nil {
+		p.Guards.Ignore(a.ID)
+		if err := reclaimName(pod, a); err != nil {
+			return err
+		}
+	}
 	if len(record.Delegates[i].Config) == 0 {
 		return p.delBare(pod, &record.Delegates[i])
 	}
@@ -72,6 +79,15 @@ func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state
 		return errors.Join(err, p.delBare(pod, &record.Delegates[i]))
 	}
 	return d.del(ctx, pod)
+}
+
+// reclaimName finds an interface that was renamed inside the pod, by its number, and gives
+// it the name back by which it is taken away.
+func reclaimName(pod *netns.Namespace, a *attachment.Attachment) error {
+	if pod == nil || a.Index == 0 || a.HostInterface != "" {
+		return nil
+	}
+	return netif.Reclaim(pod, a.Index, a.Interface)
 }
 
 // delBare removes the interface and the guard of a delegate whose configuration is

@@ -62,6 +62,9 @@ type Guards interface {
 	Published(containerID string) []attachment.Attachment
 	// Check tells whether the guard of an attachment is in place.
 	Check(place loader.Place, a *attachment.Attachment) error
+	// Ignore leaves an attachment that is about to be taken away to the caller: what
+	// becomes of its interface from now on is nobody's tampering.
+	Ignore(id attachment.ID)
 	// Detach takes the programs of a guard off an interface that lives on. Remove
 	// must follow.
 	Detach(place loader.Place, a *attachment.Attachment) error

@@ -48,6 +48,8 @@ func (g *guards) Published(string) []attachment.Attachment { return nil }
 
 func (g *guards) Check(loader.Place, *attachment.Attachment) error { return nil }
 
+func (g *guards) Ignore(attachment.ID) {}
+
 func (g *guards) Detach(loader.Place, *attachment.Attachment) error { return nil }
 
 func (g *guards) Remove(a *attachment.Attachment) error {

@@ -27,6 +27,8 @@ type Attachment struct {
 type Guard struct {
 	Hook     loader.Hook
 	Counters bpf.Counters
+	// Restored counts how often the guard was put right, by what was wrong with it.
+	Restored map[string]uint64
 	// Err is set when the counters could not be read.
 	Err error
 }

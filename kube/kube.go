@@ -207,6 +207,21 @@ func (s *Store) OnPod(changed func(pod attachment.Pod)) error {
 	return err
 }
 
+// OnNetwork has changed called with the name, namespace/name, of every network that there
+// is, and whenever one may have changed. It must return at once. It is to be called
+// before Run.
+func (s *Store) OnNetwork(changed func(network string)) error {
+	tell := func(object any) {
+		if network, ok := object.(*nadv1.NetworkAttachmentDefinition); ok {
+			changed(network.Namespace + "/" + network.Name)
+		}
+	}
+	_, err := s.networkCache.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: tell, UpdateFunc: func(_, now any) { tell(now) },
+	})
+	return err
+}
+
 // ResourceClaims reads what DRA has allocated.
 func (s *Store) ResourceClaims() devices.ClaimReader { return devices.Cluster{Client: s.core} }
 

@@ -41,6 +41,7 @@ type Store struct {
 	files   map[string]*file // the last good content of each
 	objects *objects         // of all files together
 	clashes map[clash]bool   // those that the log has
+	changed func(network string)
 }
 
 const (
@@ -63,7 +64,7 @@ func Open(dir, statusDir string, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		dir: filepath.Clean(dir), statusDir: statusDir, log: log, watcher: watcher, poll: pollEvery,
-		files: map[string]*file{},
+		files: map[string]*file{}, changed: func(string) {},
 	}
 	if err := s.look(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading %s: %w", dir, err), watcher.Close())
@@ -163,6 +164,7 @@ func (s *Store) reload() error {
 		return err
 	}
 	files, clashes := map[string]*file{}, map[clash]bool{}
+	before := s.objects
 	s.objects = newObjects()
 	for _, entry := range entries {
 		f := s.refresh(entry)
@@ -176,6 +178,27 @@ func (s *Store) reload() error {
 	}
 	s.reportClashes(clashes)
 	s.files, s.clashes = files, clashes
+	s.tellChanges(before)
+	return nil
+}
+
+// tellChanges tells of the networks that are others than they were; of all where none were.
+func (s *Store) tellChanges(before *objects) {
+	for k, network := range s.objects.networks {
+		if before == nil || before.networks[k] != network {
+			s.changed(k.namespace + "/" + k.name)
+		}
+	}
+}
+
+// OnNetwork has changed called with the name, namespace/name, of every network that there
+// is, and whenever one may have changed. It must return at once. It is to be called
+// before Run.
+func (s *Store) OnNetwork(changed func(network string)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = changed
+	s.tellChanges(nil)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/loader"
 )
 
 // Source is where the attachments and their counters come from.
@@ -70,6 +71,7 @@ func buildInfo(version string) prometheus.Collector {
 var (
 	attachmentLabels = []string{"namespace", "pod", "interface", "network_name"}
 	dropLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "reason")
+	restoredLabels   = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "reason")
 	shareLabels      = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "class", "protocol")
 	infoLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)],
 		"type", "master", "mode", "mac", "ips", "container_id", "hook")
@@ -82,6 +84,7 @@ type Collector struct {
 	allowedPackets, allowedBytes  *prometheus.Desc
 	droppedPackets, droppedBytes  *prometheus.Desc
 	info, attachments, unreadable *prometheus.Desc
+	restored, gone                *prometheus.Desc
 }
 
 // NewCollector makes a collector of what source has.
@@ -102,6 +105,8 @@ func NewCollector(source Source) *Collector {
 		droppedBytes:   desc("dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
 		info:           desc("info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
 		attachments:    prometheus.NewDesc("weir_attachments", "Attachments on this node.", nil, nil),
+		restored:       prometheus.NewDesc("weir_guard_restored_total", "Guards that were put right after somebody had tampered with them, by what was wrong.", restoredLabels, nil),
+		gone:           prometheus.NewDesc("weir_attachments_without_interface", "Attachments on this node whose interface was deleted, or moved away, inside the pod.", nil, nil),
 		unreadable:     prometheus.NewDesc("weir_attachments_unreadable", "Attachments on this node whose counters could not be read.", nil, nil),
 	}
 }
@@ -123,15 +128,21 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.info
 	ch <- c.attachments
 	ch <- c.unreadable
+	ch <- c.restored
+	ch <- c.gone
 }
 
 // Collect reads the counters of every attachment. One whose counters cannot be
 // read has none in this scrape: a gap, never a reset.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	all := newest(c.source.Attachments())
-	unreadable := 0
+	unreadable, gone := 0, 0
 	for i := range all {
 		c.collectInfo(ch, &all[i])
+		c.collectRestored(ch, &all[i])
+		if all[i].Guard != nil && all[i].Guard.Hook == loader.Gone {
+			gone++
+		}
 		switch guard := all[i].Guard; {
 		case guard == nil:
 		case guard.Err != nil:
@@ -143,6 +154,16 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- gauge(c.attachments, float64(len(all)))
 	ch <- gauge(c.unreadable, float64(unreadable))
+	ch <- gauge(c.gone, float64(gone))
+}
+
+func (c *Collector) collectRestored(ch chan<- prometheus.Metric, a *inspect.Attachment) {
+	if a.Guard == nil {
+		return
+	}
+	for reason, times := range a.Guard.Restored {
+		ch <- counter(c.restored, times, a, append(labelsOf(a), reason))
+	}
 }
 
 // newest leaves one attachment of each pod and interface: while a runtime

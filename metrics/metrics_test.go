@@ -71,7 +71,7 @@ func web() inspect.Attachment {
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")},
 			Created:   born,
 		},
-		Guard: &inspect.Guard{Hook: loader.TCX, Counters: counters},
+		Guard: &inspect.Guard{Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}},
 	}
 }
 
@@ -109,6 +109,12 @@ weir_attachments 1
 # HELP weir_attachments_unreadable Attachments on this node whose counters could not be read.
 # TYPE weir_attachments_unreadable gauge
 weir_attachments_unreadable 0
+# HELP weir_attachments_without_interface Attachments on this node whose interface was deleted, or moved away, inside the pod.
+# TYPE weir_attachments_without_interface gauge
+weir_attachments_without_interface 0
+# HELP weir_guard_restored_total Guards that were put right after somebody had tampered with them, by what was wrong.
+# TYPE weir_guard_restored_total counter
+weir_guard_restored_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="removed"} 2
 `
 
 func TestExposition(t *testing.T) {
@@ -231,8 +237,8 @@ func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
 			}
 		}
 	}
-	if counters != 8 {
-		t.Errorf("%d counters, want 8", counters)
+	if counters != 9 {
+		t.Errorf("%d counters, want 9", counters)
 	}
 }
 

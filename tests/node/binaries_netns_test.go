@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		playPlugin()
 		return
 	}
+	if isIntruder() {
+		os.Exit(playIntruder())
+	}
 	code := m.Run()
 	if dir := builtInto(); dir != "" {
 		_ = os.RemoveAll(dir)
