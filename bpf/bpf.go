@@ -2,7 +2,7 @@
 
 package bpf
 
-//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family weir weir.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind weir weir.c
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
 //go:generate go tool stringer -type weirWeirClass -trimprefix weirWeirClassWEIR_ -output class_string.go
 //go:generate go tool stringer -type weirWeirFamily -trimprefix weirWeirFamilyWEIR_ -output family_string.go
@@ -27,6 +27,7 @@ const (
 	ControlMap     = "weir_control"
 	RateMap        = "weir_rate"
 	HeardMap       = "weir_heard"
+	MembersMap     = "weir_members"
 )
 
 // PrefixesMax is the number of source prefixes of each address family that one
@@ -74,6 +75,28 @@ const TicksPerSecond = 16e9
 type StormTicks struct {
 	Broadcast, Multicast, Unknown uint64
 }
+
+// MembersMax is the number of entries of the members map (WEIR_MEMBERS_MAX).
+const MembersMax = 65536
+
+// MemberKey is a key of the members map: a MAC or an address of a member.
+type MemberKey = weirWeirMemberKey
+
+// The kinds of keys. IPv4 addresses are mapped into IPv6.
+const (
+	MemberMAC     = uint32(weirWeirMemberKindWEIR_MEMBER_MAC)
+	MemberAddress = uint32(weirWeirMemberKindWEIR_MEMBER_ADDRESS)
+)
+
+// Member is a value of the members map: to whom a member may talk.
+type Member = weirWeirMember
+
+// The roles, in Member and in the programs' constant weir_role.
+const (
+	RoleNone      = uint32(weirWeirRoleWEIR_ROLE_NONE)
+	RoleIsolated  = uint32(weirWeirRoleWEIR_ROLE_ISOLATED)
+	RoleCommunity = uint32(weirWeirRoleWEIR_ROLE_COMMUNITY)
+)
 
 // Check is a set of checks, or'ed; it is the programs' constant weir_checks.
 type Check = weirWeirCheck

@@ -83,6 +83,9 @@ func TestCollectionSpec(t *testing.T) {
 	if got := spec.Maps[FactsMap].MaxEntries; got != FactsSlots {
 		t.Errorf("the facts have %d slots, FactsSlots says %d", got, FactsSlots)
 	}
+	if got := spec.Maps[MembersMap].MaxEntries; got != MembersMax {
+		t.Errorf("the members have %d entries, MembersMax says %d", got, MembersMax)
+	}
 }
 
 func TestSumAddsUpEveryCPU(t *testing.T) {

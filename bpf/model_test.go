@@ -17,6 +17,20 @@ type model struct {
 	mac      net.HardwareAddr
 	prefixes []netip.Prefix
 	checks   Check
+	// own is the pod's place in its network, others are those of whom it may have to keep
+	// away, by MAC or address as text.
+	own    membership
+	others map[string]membership
+}
+
+// membership is "isolated", "community" with its number, or "" for one who talks to all.
+type membership struct {
+	role      string
+	community uint64
+}
+
+func (a membership) mayTalkTo(b membership) bool {
+	return a.role == "" || b.role == "" || a.role == "community" && a == b
 }
 
 const (
@@ -38,7 +52,10 @@ func (m *model) judge(frame []byte) string {
 	if verdict := m.judgeSource(frame); verdict != "allowed" {
 		return verdict
 	}
-	return m.judgeConduct(binary.BigEndian.Uint16(frame[12:]), frame[14:])
+	if verdict := m.judgeConduct(binary.BigEndian.Uint16(frame[12:]), frame[14:]); verdict != "allowed" {
+		return verdict
+	}
+	return m.judgeIsolation(frame, Egress)
 }
 
 func (m *model) judgeSource(frame []byte) string {
@@ -333,6 +350,104 @@ func (m *model) judgeNeighbour(kind byte, p []byte, at int) string {
 func (m *model) judgeArrival(frame []byte) string {
 	if m.has(CheckDestination) && frame[0]&1 == 0 && !bytes.Equal(frame[:6], m.mac) {
 		return "foreign_destination"
+	}
+	return m.judgeIsolation(frame, Ingress)
+}
+
+func (m *model) isApartFrom(name string) bool { return !m.own.mayTalkTo(m.others[name]) }
+
+// judgeIsolation is about whom the pod may talk to: the other is the source of what it
+// receives, and the destination of what it sends.
+func (m *model) judgeIsolation(frame []byte, d Direction) string {
+	if m.own.role == "" {
+		return "allowed"
+	}
+	other := map[Direction]net.HardwareAddr{Ingress: frame[6:12], Egress: frame[:6]}[d]
+	if m.isApartFrom(other.String()) {
+		return "isolated"
+	}
+	p := frame[14:]
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case etherIPv4:
+		return m.isolateAddress(p, map[Direction]int{Ingress: 12, Egress: 16}[d], 4)
+	case etherARP:
+		return m.isolateARP(p, d)
+	case etherIPv6:
+		if verdict := m.isolateAddress(p, map[Direction]int{Ingress: 8, Egress: 24}[d], 16); verdict != "allowed" {
+			return verdict
+		}
+		return m.isolateNeighbour(p, d)
+	}
+	return "allowed"
+}
+
+// isolateAddress is about the address of so many bytes at an offset.
+func (m *model) isolateAddress(p []byte, at, length int) string {
+	if len(p) < at+length {
+		return "malformed"
+	}
+	address, _ := netip.AddrFromSlice(p[at : at+length])
+	if m.isApartFrom(address.Unmap().String()) {
+		return "isolated"
+	}
+	return "allowed"
+}
+
+func (m *model) isolateARP(p []byte, d Direction) string {
+	if len(p) < 28 {
+		return "malformed"
+	}
+	if d == Ingress {
+		return m.isolateAddress(p, 14, 4)
+	}
+	target := netip.AddrFrom4([4]byte(p[24:28]))
+	if slices.Contains(m.prefixes, netip.PrefixFrom(target, 32)) {
+		return "allowed"
+	}
+	return m.isolateAddress(p, 24, 4)
+}
+
+// isolateNeighbour finds neighbour discovery behind the extension headers. In fragments
+// there is none.
+func (m *model) isolateNeighbour(p []byte, d Direction) string {
+	next, at, fragmented := p[6], 40, false
+	for i := 0; isExtension(next); i++ {
+		rest := p[min(at, len(p)):]
+		if i == 6 || len(rest) < 4 {
+			return "malformed"
+		}
+		length := (int(rest[1]) + 1) * 8
+		switch next {
+		case 44:
+			if binary.BigEndian.Uint16(rest[2:])&0xfff8 != 0 {
+				return "allowed"
+			}
+			fragmented, length = true, 8
+		case 51:
+			length = (int(rest[1]) + 2) * 4
+		}
+		if rest[0] == 0 || next == 44 && rest[0] != 51 && isExtension(rest[0]) {
+			return "malformed"
+		}
+		next, at = rest[0], at+length
+	}
+	if next != 58 || fragmented {
+		return "allowed"
+	}
+	return m.isolateTarget(p, at, d)
+}
+
+// isolateTarget is about the target of a solicitation that looks for somebody, on the way
+// out; of what tells of the sender itself, on the way in.
+func (m *model) isolateTarget(p []byte, at int, d Direction) string {
+	if len(p) <= at {
+		return "malformed"
+	}
+	nowhere := netip.AddrFrom16([16]byte(p[8:24])).IsUnspecified()
+	looks := p[at] == 135 && !nowhere
+	tells := p[at] == 136 || p[at] == 135 && nowhere
+	if d == Egress && looks || d == Ingress && tells {
+		return m.isolateAddress(p, at+8, 16)
 	}
 	return "allowed"
 }

@@ -31,7 +31,8 @@
 	X(FOREIGN_DESTINATION, foreign_destination) \
 	X(BROADCAST_STORM, broadcast_storm)         \
 	X(MULTICAST_STORM, multicast_storm)         \
-	X(UNKNOWN_STORM, unknown_storm)
+	X(UNKNOWN_STORM, unknown_storm)             \
+	X(ISOLATED, isolated)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

@@ -31,6 +31,7 @@
 #include "rate.h"
 #include "traffic.h"
 #include "storm.h"
+#include "isolation.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -46,6 +47,7 @@ const volatile char bpf_metadata_settings[16];
 const enum weir_verdict *const weir_verdicts __attribute__((unused));
 const enum weir_class *const weir_classes __attribute__((unused));
 const enum weir_family *const weir_families __attribute__((unused));
+const enum weir_member_kind *const weir_member_kinds __attribute__((unused));
 
 /*
  * Without its maps a program can neither judge nor count: it closes. The maps
@@ -63,6 +65,8 @@ int weir_ingress(struct __sk_buff *skb)
 	if (!counters || !control || !facts)
 		return TC_ACT_SHOT;
 	verdict = weir_arrival(skb, facts);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_isolation(skb, true);
 	size = weir_size_of(skb);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_INGRESS, size.bytes);
@@ -87,6 +91,8 @@ int weir_egress(struct __sk_buff *skb)
 	verdict = weir_source(skb, facts);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_conduct(skb);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_isolation(skb, false);
 	size = weir_size_of(skb);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_storms(skb, size.packets);

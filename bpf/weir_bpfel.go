@@ -151,6 +151,11 @@ type weirWeirCounters struct {
 			Packets uint64
 			Bytes   uint64
 		}
+		Isolated struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
 	}
 	Egress struct {
 		_       structs.HostLayout
@@ -250,6 +255,11 @@ type weirWeirCounters struct {
 			Bytes   uint64
 		}
 		UnknownStorm struct {
+			_       structs.HostLayout
+			Packets uint64
+			Bytes   uint64
+		}
+		Isolated struct {
 			_       structs.HostLayout
 			Packets uint64
 			Bytes   uint64
@@ -502,6 +512,26 @@ type weirWeirMac struct {
 	Unused  uint16
 }
 
+type weirWeirMember struct {
+	_         structs.HostLayout
+	Role      uint32
+	Unused    uint32
+	Community uint64
+}
+
+type weirWeirMemberKey struct {
+	_       structs.HostLayout
+	Address [16]uint8
+	Kind    uint32
+}
+
+type weirWeirMemberKind uint32
+
+const (
+	weirWeirMemberKindWEIR_MEMBER_MAC     weirWeirMemberKind = 0
+	weirWeirMemberKindWEIR_MEMBER_ADDRESS weirWeirMemberKind = 1
+)
+
 type weirWeirRate struct {
 	_             structs.HostLayout
 	BitsPerSecond uint64
@@ -509,6 +539,14 @@ type weirWeirRate struct {
 	Paid          uint64
 	Dropped       uint64
 }
+
+type weirWeirRole uint32
+
+const (
+	weirWeirRoleWEIR_ROLE_NONE      weirWeirRole = 0
+	weirWeirRoleWEIR_ROLE_ISOLATED  weirWeirRole = 1
+	weirWeirRoleWEIR_ROLE_COMMUNITY weirWeirRole = 2
+)
 
 type weirWeirVerdict uint32
 
@@ -533,7 +571,8 @@ const (
 	weirWeirVerdictWEIR_BROADCAST_STORM     weirWeirVerdict = 17
 	weirWeirVerdictWEIR_MULTICAST_STORM     weirWeirVerdict = 18
 	weirWeirVerdictWEIR_UNKNOWN_STORM       weirWeirVerdict = 19
-	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 20
+	weirWeirVerdictWEIR_ISOLATED            weirWeirVerdict = 20
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 21
 )
 
 // Names of all BPF objects in the ELF.
@@ -544,6 +583,7 @@ const (
 	weirMapWeirCounters         = "weir_counters"
 	weirMapWeirFacts            = "weir_facts"
 	weirMapWeirHeard            = "weir_heard"
+	weirMapWeirMembers          = "weir_members"
 	weirMapWeirRate             = "weir_rate"
 	weirMapWeirStorm            = "weir_storm"
 	weirProgWeirEgress          = "weir_egress"
@@ -556,8 +596,11 @@ const (
 	weirVarBpfMetadataSettings  = "bpf_metadata_settings"
 	weirVarWeirChecks           = "weir_checks"
 	weirVarWeirClasses          = "weir_classes"
+	weirVarWeirCommunity        = "weir_community"
 	weirVarWeirFamilies         = "weir_families"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
+	weirVarWeirMemberKinds      = "weir_member_kinds"
+	weirVarWeirRole             = "weir_role"
 	weirVarWeirStormTicks       = "weir_storm_ticks"
 	weirVarWeirVerdicts         = "weir_verdicts"
 )
@@ -616,6 +659,7 @@ type weirMapSpecs struct {
 	WeirCounters *ebpf.MapSpec `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.MapSpec `ebpf:"weir_heard"`
+	WeirMembers  *ebpf.MapSpec `ebpf:"weir_members"`
 	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
 	WeirStorm    *ebpf.MapSpec `ebpf:"weir_storm"`
 }
@@ -632,8 +676,11 @@ type weirVariableSpecs struct {
 	BpfMetadataSettings  *ebpf.VariableSpec `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
+	WeirCommunity        *ebpf.VariableSpec `ebpf:"weir_community"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
+	WeirMemberKinds      *ebpf.VariableSpec `ebpf:"weir_member_kinds"`
+	WeirRole             *ebpf.VariableSpec `ebpf:"weir_role"`
 	WeirStormTicks       *ebpf.VariableSpec `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.VariableSpec `ebpf:"weir_verdicts"`
 }
@@ -662,6 +709,7 @@ type weirMaps struct {
 	WeirCounters *ebpf.Map `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.Map `ebpf:"weir_heard"`
+	WeirMembers  *ebpf.Map `ebpf:"weir_members"`
 	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
 	WeirStorm    *ebpf.Map `ebpf:"weir_storm"`
 }
@@ -672,6 +720,7 @@ func (m *weirMaps) Close() error {
 		m.WeirCounters,
 		m.WeirFacts,
 		m.WeirHeard,
+		m.WeirMembers,
 		m.WeirRate,
 		m.WeirStorm,
 	)
@@ -689,8 +738,11 @@ type weirVariables struct {
 	BpfMetadataSettings  *ebpf.Variable `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
+	WeirCommunity        *ebpf.Variable `ebpf:"weir_community"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
+	WeirMemberKinds      *ebpf.Variable `ebpf:"weir_member_kinds"`
+	WeirRole             *ebpf.Variable `ebpf:"weir_role"`
 	WeirStormTicks       *ebpf.Variable `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.Variable `ebpf:"weir_verdicts"`
 }

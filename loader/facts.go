@@ -65,20 +65,43 @@ func addPrefix6(facts *bpf.Facts, p netip.Prefix) error {
 
 // withLinkLocals adds the link-local addresses that are among the facts.
 func withLinkLocals(prefixes []netip.Prefix, facts *bpf.Facts) []netip.Prefix {
-	for _, held := range facts.Prefixes6[:facts.Prefixes6Len] {
-		if held.Mask.Half != [2]uint64{math.MaxUint64, math.MaxUint64} {
-			continue
-		}
-		var address [16]byte
-		for half, value := range held.Address.Half {
-			binary.NativeEndian.PutUint64(address[half*8:], value)
-		}
-		p := netip.PrefixFrom(netip.AddrFrom16(address), len(address)*8)
-		if p.Addr().IsLinkLocalUnicast() && !slices.Contains(prefixes, p) {
+	for _, addr := range linkLocalsOf(facts) {
+		if p := netip.PrefixFrom(addr, addr.BitLen()); !slices.Contains(prefixes, p) {
 			prefixes = append(prefixes, p)
 		}
 	}
 	return prefixes
+}
+
+// LinkLocals are the link-local addresses that the attachment may send from.
+func (g *Guard) LinkLocals() ([]netip.Addr, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var control bpf.Control
+	if err := g.control.Lookup(uint32(0), &control); err != nil {
+		return nil, fmt.Errorf("reading the control in %s: %w", g.dir, err)
+	}
+	var facts bpf.Facts
+	if err := g.facts.Lookup(control.Slot, &facts); err != nil {
+		return nil, fmt.Errorf("reading the facts in %s: %w", g.dir, err)
+	}
+	return linkLocalsOf(&facts), nil
+}
+
+// linkLocalsOf are the whole link-local addresses among the facts.
+func linkLocalsOf(facts *bpf.Facts) []netip.Addr {
+	var all []netip.Addr
+	for _, p := range facts.Prefixes6[:facts.Prefixes6Len] {
+		var address [16]byte
+		for half, value := range p.Address.Half {
+			binary.NativeEndian.PutUint64(address[half*8:], value)
+		}
+		isWhole := p.Mask.Half == [2]uint64{math.MaxUint64, math.MaxUint64}
+		if addr := netip.AddrFrom16(address); isWhole && addr.IsLinkLocalUnicast() {
+			all = append(all, addr)
+		}
+	}
+	return all
 }
 
 // LinkLocal is the IPv6 link-local address that a kernel makes from a MAC

@@ -23,7 +23,8 @@ const (
 	pinCarried     = "carried" // only where the layout of the counters has changed
 	pinFacts       = "facts"
 	pinControl     = "control"
-	pinRate        = "rate" // only with bandwidth
+	pinRate        = "rate"    // only with bandwidth
+	pinMembers     = "members" // only with isolation
 	pinIngress     = "prog_ingress"
 	pinEgress      = "prog_egress"
 	pinIngressLink = "link_ingress"
@@ -40,6 +41,7 @@ type Guard struct {
 	carried         *ebpf.Map // nil where nothing was
 	facts, control  *ebpf.Map
 	rate            *ebpf.Map // nil without bandwidth
+	members         *ebpf.Map // nil without isolation
 
 	mu    sync.Mutex   // orders changes
 	open  sync.RWMutex // held for writing by Close, for reading by Counters
@@ -62,6 +64,7 @@ func openFrom(dir string, path func(pin string) string) (*Guard, error) {
 		openMap(&g.facts, path(pinFacts), nil),
 		openMap(&g.control, path(pinControl), nil),
 		openIfThere(&g.rate, path(pinRate)),
+		openIfThere(&g.members, path(pinMembers)),
 		openIfThere(&g.carried, path(pinCarried)),
 	)
 	if err != nil {
@@ -94,7 +97,7 @@ func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
 	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
-		g.carried.Close())
+		g.members.Close(), g.carried.Close())
 }
 
 // Dir is the directory of the pins.
@@ -126,7 +129,17 @@ func (g *Guard) pin(dir string) error {
 		g.ingress.Pin(filepath.Join(dir, pinIngress)),
 		g.egress.Pin(filepath.Join(dir, pinEgress)),
 		g.pinRate(dir),
+		g.pinMembers(dir),
 	)
+}
+
+// pinMembers pins the table once more, where the guard has one: it goes with the last of the
+// guards that share it.
+func (g *Guard) pinMembers(dir string) error {
+	if g.members == nil {
+		return nil
+	}
+	return g.members.Pin(filepath.Join(dir, pinMembers))
 }
 
 // Remove deletes the pins of a guard, and with them its links. What is not there

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/segment"
 )
 
 // Loader loads the programs of attachments. Its methods may be called at the
@@ -56,6 +57,11 @@ type Spec struct {
 	Ingress, Egress Rate
 	// Storms are limits of what the pod sends to all, to groups and to unknown hosts.
 	Storms Storms
+	// Place is where the attachment stands in its network. Members are those of its
+	// segment; nil for a table of its own. Where the place is not restricted the programs
+	// have no code for it.
+	Place   segment.Place
+	Members *Members
 	// Sources are prefixes that the attachment may send from beside its own addresses.
 	Sources []netip.Prefix
 	// Addresses are its own.
@@ -63,8 +69,9 @@ type Spec struct {
 }
 
 // settings tell guards apart that are made in different ways: twelve hexadecimal digits of
-// all of a spec but whose it is.
+// all of a spec but whose it is, and who else is there.
 func (s Spec) settings() (string, error) {
+	s.Members = nil
 	s.Dir, s.Interface, s.Pod, s.Network, s.ContainerID, s.Addresses = "", "", "", "", "", Addresses{}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -97,7 +104,7 @@ type Addresses struct {
 // Load loads the programs of an attachment whose interface need not exist yet:
 // the addresses of the spec are not looked at. Nothing is attached or pinned.
 func (l *Loader) Load(spec Spec) (*Guard, error) {
-	g, err := l.load(spec, nil)
+	g, err := l.load(spec, sharedOf(spec))
 	if err != nil {
 		return nil, fmt.Errorf("loading the programs of %s: %w", spec.Interface, explain(err))
 	}
@@ -137,6 +144,14 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 	return g.yieldIngress()
 }
 
+// sharedOf are the maps that a guard shares with those of its segment.
+func sharedOf(spec Spec) map[string]*ebpf.Map {
+	if spec.Members == nil || !spec.Place.Isolation.Restricted() {
+		return nil
+	}
+	return map[string]*ebpf.Map{bpf.MembersMap: spec.Members.table}
+}
+
 // load loads the programs with maps of their own but for those that are shared.
 func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	if err := errors.Join(spec.Ingress.Validate(), spec.Egress.Validate(), spec.Storms.Validate()); err != nil {
@@ -145,6 +160,9 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	compiled := l.spec.Copy()
 	if spec.Storms.Unknown == 0 {
 		compiled.Maps[bpf.HeardMap].MaxEntries = 1
+	}
+	if !spec.Place.Isolation.Restricted() {
+		withoutMembers(compiled.Maps[bpf.MembersMap])
 	}
 	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
@@ -162,15 +180,25 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 		control:  o.Control,
 		spare:    bpf.FactsSlots - 1,
 	}
-	if spec.isLimited() {
-		g.rate = o.Rate
-	} else if err := o.Rate.Close(); err != nil {
+	if err := errors.Join(
+		keepIf(spec.isLimited(), &g.rate, o.Rate),
+		keepIf(spec.Place.Isolation.Restricted(), &g.members, o.Members),
+	); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	if err := bindMetadata(&o); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// keepIf keeps a map that the programs use, or closes it.
+func keepIf(used bool, to **ebpf.Map, m *ebpf.Map) error {
+	if used {
+		*to = m
+		return nil
+	}
+	return m.Close()
 }
 
 // objects are all that is loaded for one attachment. A collection would have the
@@ -183,6 +211,7 @@ type objects struct {
 	Facts     *ebpf.Map     `ebpf:"weir_facts"`
 	Control   *ebpf.Map     `ebpf:"weir_control"`
 	Rate      *ebpf.Map     `ebpf:"weir_rate"`
+	Members   *ebpf.Map     `ebpf:"weir_members"`
 	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
@@ -195,6 +224,8 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		"weir_storm_ticks":       spec.Storms.ticks(),
 		"weir_checks":            uint32(spec.Checks),
 		"weir_limits_rate":       spec.isLimited(),
+		"weir_role":              roleOf(spec.Place.Isolation),
+		"weir_community":         spec.Place.Isolation.CommunityNumber(),
 		"bpf_metadata_pod":       spec.Pod,
 		"bpf_metadata_interface": spec.Interface,
 		"bpf_metadata_network":   spec.Network,

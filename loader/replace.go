@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -107,12 +108,17 @@ func (r *replacement) prepare(spec Spec) error {
 	return nil
 }
 
-// shared are the maps that both guards have: those whose layout is the same.
+// shared are the maps that both guards have, those whose layout is the same, and the table
+// of the segment.
 func (r *replacement) shared(spec Spec) map[string]*ebpf.Map {
 	shared := map[string]*ebpf.Map{}
+	maps.Copy(shared, sharedOf(spec))
 	candidates := map[string]*ebpf.Map{bpf.CountersMap: r.old.counters}
 	if spec.isLimited() && r.old.rate != nil {
 		candidates[bpf.RateMap] = r.old.rate
+	}
+	if spec.Place.Isolation.Restricted() && spec.Members == nil && r.old.members != nil {
+		candidates[bpf.MembersMap] = r.old.members
 	}
 	for name, m := range candidates {
 		if r.loader.spec.Maps[name].Compatible(m) == nil {
@@ -126,8 +132,8 @@ func (r *replacement) shared(spec Spec) map[string]*ebpf.Map {
 // spec. Where the network's settings have changed they are both: which link-local
 // addresses the interface has, only those in force say.
 func (r *replacement) facts(spec Spec) (*bpf.Facts, error) {
-	maps := r.loader.spec.Maps
-	if maps[bpf.FactsMap].Compatible(r.old.facts) != nil || maps[bpf.ControlMap].Compatible(r.old.control) != nil {
+	specs := r.loader.spec.Maps
+	if specs[bpf.FactsMap].Compatible(r.old.facts) != nil || specs[bpf.ControlMap].Compatible(r.old.control) != nil {
 		return factsOf(spec.sources())
 	}
 	var control bpf.Control
@@ -205,7 +211,7 @@ func (r *replacement) steps() []func() error {
 	steps := []func() error{r.swap, waitForPrograms, r.carry}
 	// The counters first: what is carried is in force beside the new ones alone. The
 	// program of egress last.
-	for _, pin := range []string{pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinIngress, pinEgress} {
+	for _, pin := range []string{pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinMembers, pinIngress, pinEgress} {
 		steps = append(steps, func() error { return r.move(pin) })
 	}
 	return append(steps, func() error { return Remove(r.next) })
@@ -321,7 +327,8 @@ func (r *replacement) move(pin string) error {
 	if exists(from) {
 		return os.Rename(from, to)
 	}
-	if pin != pinRate || r.guard.rate != nil {
+	isLeft := pin == pinRate && r.guard.rate == nil || pin == pinMembers && r.guard.members == nil
+	if !isLeft {
 		return nil
 	}
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
