@@ -93,6 +93,7 @@ type agent struct {
 	log      *slog.Logger
 	plugin   *cni.Plugin
 	registry *registry
+	segments *segments
 	store    store
 	networks *networkFollower
 	follower *podFollower    // nil without a cluster
@@ -109,6 +110,7 @@ type agent struct {
 // store is where pods and networks come from.
 type store interface {
 	cni.Store
+	census
 	io.Closer
 	// OnNetwork has changed called with the name, namespace/name, of every network that
 	// there is, and whenever one may have changed. It is to be called before Run.
@@ -165,13 +167,17 @@ func (a *agent) openParts() error {
 	if err != nil {
 		return err
 	}
-	a.registry = newRegistry(loads, host, a.options.BPFDir, a.locks.lock, a.log)
+	if a.segments, err = newSegments(loads, a.store, a.log); err != nil {
+		return err
+	}
+	a.registry = newRegistry(loads, a.segments, host, a.options.BPFDir, a.locks.lock, a.log)
 	a.closers = append(a.closers, a.registry)
 	a.operations = metrics.NewOperations()
 	more := append(a.clusterMetrics(), metrics.Plugins(plugins.Running, plugins.Waiting)...)
-	a.metrics = metrics.New(a.registry, a.options.Version, append(more, a.operations)...)
+	more = append(more, a.operations, metrics.Segments(a.segments.sizes))
+	a.metrics = metrics.New(a.registry, a.options.Version, more...)
 	a.plugin = &cni.Plugin{
-		Networks: a.store,
+		Networks: a.announced(),
 		Events:   events,
 		Devices:  a.devices,
 		Claims:   a.claims,
@@ -221,6 +227,15 @@ func (a *agent) openStore() (cni.Reporter, error) {
 	return cluster, errors.Join(cluster.OnPod(a.follower.note), cluster.OnClaimGone(a.keeper.note))
 }
 
+// announced is the store, with what becomes of a cluster's pods told to the members of their
+// segments.
+func (a *agent) announced() cni.Store {
+	if cluster, ok := a.store.(*kube.Store); ok {
+		return &announcer{cluster, a.segments}
+	}
+	return a.store
+}
+
 // clusterMetrics are those of an agent in a cluster.
 func (a *agent) clusterMetrics() []prometheus.Collector {
 	if a.follower == nil {
@@ -240,6 +255,7 @@ func (a *agent) close() {
 func (a *agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.store.Run(ctx) })
+	group.Go(func() error { return a.segments.run(ctx) })
 	group.Go(func() error { return a.registry.promote(ctx) })
 	group.Go(func() error { return a.registry.warden.run(ctx) })
 	group.Go(func() error { return a.networks.run(ctx) })

@@ -107,7 +107,10 @@ func newAgent(tb testing.TB) *agent {
 	}
 	tb.Cleanup(func() { _ = store.Close() })
 	a := &agent{log: log, operations: metrics.NewOperations(), options: Options{LogLevel: &slog.LevelVar{}}}
-	a.registry = newRegistry(nil, nil, dir, a.locks.lock, log)
+	if a.segments, err = newSegments(nil, store, log); err != nil {
+		tb.Fatal(err)
+	}
+	a.registry = newRegistry(nil, a.segments, nil, dir, a.locks.lock, log)
 	a.plugin = &cni.Plugin{Networks: store, Guards: a.registry, Records: records, Log: log}
 	return a
 }

@@ -19,13 +19,15 @@ import (
 	"github.com/weir-cni/weir/inspect"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/segment"
 )
 
 // registry holds the guards of the node and the attachments that they belong to.
 type registry struct {
-	loader *loader.Loader
-	host   *netns.Namespace
-	bpfDir string
+	loader   *loader.Loader
+	segments *segments
+	host     *netns.Namespace
+	bpfDir   string
 	// specOf is what the guard of an attachment is made of.
 	specOf func(*attachment.Attachment) (loader.Spec, error)
 	// report tells the users of a pod what happens to it.
@@ -54,11 +56,12 @@ const promotionsMax = 4096
 
 // newRegistry makes an empty registry. lock keeps requests of a container away
 // while its guard is promoted.
-func newRegistry(l *loader.Loader, host *netns.Namespace, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
+func newRegistry(l *loader.Loader, s *segments, host *netns.Namespace, bpfDir string, lock func(string) func(), log *slog.Logger) *registry {
 	r := &registry{
 		host:      host,
 		lock:      lock,
 		loader:    l,
+		segments:  s,
 		report:    func(attachment.Pod, cni.Event) {},
 		bpfDir:    bpfDir,
 		log:       log,
@@ -84,7 +87,7 @@ func (r *registry) Prepare(id attachment.ID, spec loader.Spec) {
 	defer r.mu.Unlock()
 	r.loading[id] = done
 	go func() {
-		guard, err := r.loader.Load(spec)
+		guard, err := r.load(id, spec)
 		done <- loaded{guard, err}
 	}()
 }
@@ -105,7 +108,7 @@ func (r *registry) takeLoaded(id attachment.ID) (loaded, bool) {
 func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
 	l, prepared := r.takeLoaded(id)
 	if !prepared {
-		l.guard, l.err = r.loader.Load(spec)
+		l.guard, l.err = r.load(id, spec)
 	}
 	if l.err != nil {
 		return nil, l.err
@@ -117,6 +120,20 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 	defer r.mu.Unlock()
 	r.guards[id] = l.guard
 	return l.guard, nil
+}
+
+// load loads the programs of an attachment with the table of its segment.
+func (r *registry) load(id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
+	var err error
+	if spec.Members, err = r.segments.acquire(id, &spec); err != nil {
+		return nil, err
+	}
+	return r.loader.Load(spec)
+}
+
+// Join makes an attachment known to the others of its segment.
+func (r *registry) Join(id attachment.ID, place segment.Place, m segment.Member) error {
+	return r.segments.join(id, place, m)
 }
 
 // Check tells whether the guard of an attachment is in place.
@@ -158,7 +175,7 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 	if guard != nil {
 		err = errors.Join(err, guard.Close())
 	}
-	return err
+	return errors.Join(err, r.segments.leave(a.ID))
 }
 
 func (r *registry) dirOf(a *attachment.Attachment) string {
@@ -181,9 +198,23 @@ func (r *registry) adopt(a attachment.Attachment) error {
 		r.mu.Lock()
 		r.guards[a.ID] = guard
 		r.mu.Unlock()
+		if err := r.adoptMember(&a, guard); err != nil {
+			return err
+		}
 	}
 	r.Publish(a)
 	return nil
+}
+
+func (r *registry) adoptMember(a *attachment.Attachment, guard *loader.Guard) error {
+	if a.Isolation == "" {
+		return nil
+	}
+	spec, err := r.specOf(a)
+	if err != nil {
+		return err
+	}
+	return r.segments.adopt(a, spec.Place, guard)
 }
 
 // Publish makes an attachment seen by metrics and tools, has its guard watched, and queues
@@ -355,6 +386,9 @@ func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *lo
 	for {
 		outdated, err := r.loader.IsOutdated(spec)
 		if err != nil || !outdated {
+			return guard, err
+		}
+		if spec.Members, err = r.segments.acquire(a.ID, &spec); err != nil {
 			return guard, err
 		}
 		newer, err := r.loader.Replace(place, guard, spec)

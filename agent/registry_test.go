@@ -21,7 +21,7 @@ func TestAttachmentWithoutGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	var locks keyedMutex
-	r := newRegistry(nil, nil, dir, locks.lock, slog.New(slog.DiscardHandler))
+	r := newRegistry(nil, &segments{}, nil, dir, locks.lock, slog.New(slog.DiscardHandler))
 	a := attachment.Attachment{ID: attachment.ID{ContainerID: "abc", Interface: "net1"}, Network: "pods/fast"}
 	r.Publish(a)
 	if all := r.Attachments(); len(all) != 1 || all[0].Guard != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/inspect"
 	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/manifests"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/tests/lan"
 )
@@ -61,8 +62,18 @@ func newWatched(t *testing.T) *watched {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := slog.New(slog.DiscardHandler)
+	store, err := manifests.Open(t.TempDir(), t.TempDir(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	segments, err := newSegments(loads, store, log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var locks keyedMutex
-	w.registry = newRegistry(loads, host, dir, locks.lock, slog.New(slog.DiscardHandler))
+	w.registry = newRegistry(loads, segments, host, dir, locks.lock, log)
 	w.registry.report = func(_ attachment.Pod, e cni.Event) {
 		w.mu.Lock()
 		defer w.mu.Unlock()

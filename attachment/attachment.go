@@ -109,6 +109,9 @@ type Attachment struct {
 	MTU    int    `json:"mtu,omitempty"`
 	// Addresses come with the prefix length of their network.
 	Addresses []netip.Prefix `json:"addresses"`
+	// Isolation is to whom of its network the pod may talk: isolated, promiscuous or
+	// community:name; empty for all.
+	Isolation string `json:"isolation,omitempty"`
 	// Netns is the path of the pod's network namespace.
 	Netns string `json:"netns,omitempty"`
 	// HostInterface is the node's end of the pod's interface, where the programs

@@ -74,7 +74,7 @@ func (p *Plugin) adaptOne(ctx context.Context, record *state.Record, i int) (boo
 		return false, err
 	}
 	d, err := p.delegateOf(record, i)
-	if err != nil || reflect.DeepEqual(wanted, d.shared().option) {
+	if err != nil || reflect.DeepEqual(wanted.withPlaceOf(d.shared().option), d.shared().option) {
 		return false, err
 	}
 	before := stored.Options
@@ -126,12 +126,23 @@ func (p *Plugin) validateSpec(a *attachment.Attachment, record *state.Record, i 
 // optionsInForce are those of ADD, or what the network said since. What this weir cannot
 // read of the latter was written by another one: then it is those of ADD.
 func optionsInForce(stored *state.Delegate, list *libcni.NetworkConfigList) (options, error) {
-	if len(stored.Options) > 0 {
-		if now, err := parseNetwork(stored.Options); err == nil {
-			if option, err := optionsOf(now); err == nil {
-				return option, nil
-			}
-		}
+	atAdd, err := optionsOf(list)
+	if err != nil || len(stored.Options) == 0 {
+		return atAdd, err
 	}
-	return optionsOf(list)
+	now, err := parseNetwork(stored.Options)
+	if err != nil {
+		return atAdd, nil
+	}
+	if option, err := optionsOf(now); err == nil {
+		return option.withPlaceOf(atAdd), nil
+	}
+	return atAdd, nil
+}
+
+// withPlaceOf keeps an attachment where it stands in its network: the table of the members
+// follows a network that changes, its own programs do not.
+func (o options) withPlaceOf(was options) options {
+	o.Isolation, o.Segment = was.Isolation, was.Segment
+	return o
 }

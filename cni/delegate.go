@@ -19,6 +19,7 @@ import (
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -67,6 +68,11 @@ type options struct {
 	Sources []netip.Prefix `json:"sources,omitempty"`
 	// StormLimit is what pods may send of what a switch copies to every port.
 	StormLimit stormLimit `json:"stormLimit"`
+	// Isolation is to whom of the network pods may talk.
+	Isolation segment.Isolation `json:"isolation"`
+	// Segment names what networks of different isolation have in common; the default is
+	// the network alone.
+	Segment string `json:"segment,omitempty"`
 }
 
 // stormLimit is in packets a second; 0 is no limit.
@@ -168,6 +174,9 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 	}
 	if err := validateSources(config.Weir.Sources); err != nil {
 		return options{}, invalid("weir.sources: %w", err)
+	}
+	if err := config.Weir.validateIsolation(); err != nil {
+		return options{}, invalid("weir.segment: %w", err)
 	}
 	for _, name := range config.Weir.Allow {
 		if _, known := switchable()[name]; !known {

@@ -17,6 +17,7 @@ import (
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -24,7 +25,9 @@ import (
 // where the record wants none, or where it could not be had and the network
 // said bestEffort.
 type guarded struct {
-	guard   *loader.Guard
+	guard *loader.Guard
+	// join makes it known to the others of its segment by its MAC and addresses.
+	join    func(mac net.HardwareAddr, sources []netip.Prefix) error
 	mac     net.HardwareAddr
 	sources []netip.Prefix // of the result
 	further []netip.Prefix // that the network allows
@@ -94,6 +97,7 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Egress:      j.limits.egress(),
 		Storms:      j.option.StormLimit.storms(),
 		Sources:     j.option.Sources,
+		Place:       j.place(),
 	}
 }
 
@@ -117,7 +121,13 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sen
 		return &guarded{}, j.withoutGuard(err)
 	}
 	j.stored.Attachment.Index = place.Index
-	return &guarded{guard: guard, mac: mac, further: spec.Sources}, nil
+	if i := j.option.Isolation; i.Role() != segment.None {
+		j.stored.Attachment.Isolation = i.String()
+	}
+	if err := j.join(mac, nil); err != nil {
+		return &guarded{}, err
+	}
+	return &guarded{guard: guard, join: j.join, mac: mac, further: spec.Sources}, nil
 }
 
 var errNotEthernet = errors.New("it is no Ethernet interface, and only those can be guarded; " +
@@ -140,8 +150,8 @@ func (j *job) withoutInterface() error {
 	if j.stored.Attachment == nil {
 		return nil
 	}
-	if j.limits.isLimited() {
-		return fmt.Errorf("%w: %s has no interface in the kernel", errNeedsGuard, j.stored.Interface)
+	if err := j.needsGuard(); err != nil {
+		return fmt.Errorf("%w: %s has no interface in the kernel", err, j.stored.Interface)
 	}
 	if j.stored.Auxiliary {
 		return j.giveUpGuard() // it rather works on the interfaces of the others
@@ -153,8 +163,8 @@ func (j *job) withoutInterface() error {
 
 // withoutGuard decides what an attachment is worth without its programs.
 func (j *job) withoutGuard(err error) error {
-	if j.limits.isLimited() {
-		return fmt.Errorf("guarding %s: %w: %w", j.stored.Interface, errNeedsGuard, err)
+	if needs := j.needsGuard(); needs != nil {
+		return fmt.Errorf("guarding %s: %w: %w", j.stored.Interface, needs, err)
 	}
 	if j.option.Enforcement == enforcementRequired {
 		return fmt.Errorf("guarding %s: %w", j.stored.Interface, err)
@@ -184,6 +194,9 @@ func (g *guarded) allow(sources []netip.Prefix) error {
 		return nil
 	}
 	g.sources = sources
+	if err := g.join(g.mac, sources); err != nil {
+		return err
+	}
 	return g.set(linkLocals)
 }
 
@@ -210,6 +223,9 @@ func (g *guarded) settle(pod *netns.Namespace, ifname string, result *current.Re
 		if p.Addr().IsLinkLocalUnicast() && !slices.Contains(own, p) && !slices.Contains(g.sources, p) {
 			own = append(own, p)
 		}
+	}
+	if err := g.join(g.mac, slices.Concat(g.sources, own[1:])); err != nil {
+		return err
 	}
 	return g.set(own...)
 }

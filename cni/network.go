@@ -117,6 +117,11 @@ func configOf(object *nadv1.NetworkAttachmentDefinition, confDir string) (json.R
 	if strings.TrimSpace(object.Spec.Config) == "" {
 		return configByName(confDir, object.Name)
 	}
+	return ownConfig(object)
+}
+
+// ownConfig is the configuration that the object itself has.
+func ownConfig(object *nadv1.NetworkAttachmentDefinition) (json.RawMessage, error) {
 	var config map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(object.Spec.Config), &config); err != nil {
 		return nil, newError(types.ErrDecodingFailure, fmt.Errorf("spec.config is not a JSON object: %w", err))

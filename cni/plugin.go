@@ -17,6 +17,7 @@ import (
 	"github.com/weir-cni/weir/devices"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -56,6 +57,9 @@ type Guards interface {
 	Prepare(id attachment.ID, spec loader.Spec)
 	// Attach guards an interface.
 	Attach(place loader.Place, id attachment.ID, spec loader.Spec) (*loader.Guard, error)
+	// Join makes an attachment known to the others of its segment, in the place of what
+	// was known of it before. Remove takes it out.
+	Join(id attachment.ID, place segment.Place, m segment.Member) error
 	// Publish makes an attachment known whose ADD has succeeded.
 	Publish(a attachment.Attachment)
 	// Published lists the attachments of a container that were made known.

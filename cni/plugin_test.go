@@ -23,6 +23,7 @@ import (
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/runner"
+	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -41,6 +42,8 @@ func (g *guards) Prepare(attachment.ID, loader.Spec) {}
 func (g *guards) Attach(loader.Place, attachment.ID, loader.Spec) (*loader.Guard, error) {
 	return nil, errStuck
 }
+
+func (g *guards) Join(attachment.ID, segment.Place, segment.Member) error { return nil }
 
 func (g *guards) Publish(attachment.Attachment) {}
 

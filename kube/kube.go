@@ -68,6 +68,7 @@ type Store struct {
 	// a little later.
 	pods     cache.MutationCache
 	claims   *claims
+	members  *members
 	events   record.EventBroadcaster
 	recorder record.EventRecorder
 }
@@ -88,6 +89,10 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	members, err := newMembers(config)
+	if err != nil {
+		return nil, err
+	}
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -95,7 +100,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the Kubernetes API: %w", err)
 	}
-	return newStore(core, networks, claims, o)
+	return newStore(core, networks, claims, members, o)
 }
 
 func restConfig(o Options) (config *rest.Config, err error) {
@@ -112,7 +117,7 @@ func restConfig(o Options) (config *rest.Config, err error) {
 	return config, nil
 }
 
-func newStore(core kubernetes.Interface, networks nadclient.Interface, claims *claims, o Options) (*Store, error) {
+func newStore(core kubernetes.Interface, networks nadclient.Interface, claims *claims, members *members, o Options) (*Store, error) {
 	ofNode := informers.WithTweakListOptions(func(options *metav1.ListOptions) {
 		options.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", o.Node).String()
 	})
@@ -122,6 +127,7 @@ func newStore(core kubernetes.Interface, networks nadclient.Interface, claims *c
 		core:     core,
 		networks: networks,
 		claims:   claims,
+		members:  members,
 		podCache: informers.NewSharedInformerFactoryWithOptions(core, 0, ofNode).Core().V1().Pods().Informer(),
 		networkCache: nadinformers.NewSharedInformerFactory(networks, 0).
 			K8sCniCncfIo().V1().NetworkAttachmentDefinitions().Informer(),
@@ -173,6 +179,7 @@ func (s *Store) Run(ctx context.Context) error {
 	group.Go(func() error { s.podCache.RunWithContext(ctx); return nil })
 	group.Go(func() error { s.networkCache.RunWithContext(ctx); return nil })
 	group.Go(func() error { s.claims.run(ctx); return nil })
+	group.Go(func() error { s.members.run(ctx); return nil })
 	return group.Wait()
 }
 

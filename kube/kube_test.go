@@ -51,7 +51,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	c.all = metadatafake.NewSimpleMetadataClient(scheme)
 	c.objects = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
 		map[schema.GroupVersionResource]string{ipamClaims(): "IPAMClaimList"})
-	c.Store, err = newStore(c.core, c.nads, claimsOf(c.objects, c.all), Options{Node: "node1", Log: slog.New(slog.DiscardHandler)})
+	c.Store, err = newStore(c.core, c.nads, claimsOf(c.objects, c.all), membersOf(c.all), Options{Node: "node1", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

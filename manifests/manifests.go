@@ -36,6 +36,7 @@ type Store struct {
 	poll           time.Duration
 	watched        os.FileInfo // the folder that the watch is on; nil when none
 	trouble        string      // of the last look at the folder
+	looked         func()      // called after each; nil for nobody
 
 	mu      sync.Mutex
 	files   map[string]*file // the last good content of each
@@ -111,6 +112,9 @@ func (s *Store) Run(ctx context.Context) error {
 			s.log.Warn("changes of the manifests may have been missed: reading them all", "err", err)
 		}
 		s.report(s.look())
+		if s.looked != nil {
+			s.looked()
+		}
 	}
 }
 

@@ -59,6 +59,28 @@ func Missed(count func() int) prometheus.Collector {
 	}, func() float64 { return float64(count()) })
 }
 
+// Segments counts what the members of each segment of a node are known by.
+func Segments(sizes func() map[string]int) prometheus.Collector {
+	return &segmentCollector{sizes, prometheus.NewDesc("weir_segment_addresses",
+		"Addresses and MACs of the isolated and community members in the segment's table on this node.", []string{"segment"}, nil)}
+}
+
+// segmentCollector collects the sizes of segments.
+type segmentCollector struct {
+	sizes func() map[string]int
+	desc  *prometheus.Desc
+}
+
+// Describe names the metric.
+func (c *segmentCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+
+// Collect reads the sizes.
+func (c *segmentCollector) Collect(ch chan<- prometheus.Metric) {
+	for segment, size := range c.sizes() {
+		ch <- gauge(c.desc, float64(size), segment)
+	}
+}
+
 func buildInfo(version string) prometheus.Collector {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_build_info",

@@ -336,7 +336,8 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal("no table in docs/metrics.md")
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(func() int { return 0 }))
+	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(func() int { return 0 }),
+		Segments(func() map[string]int { return map[string]int{"default/lan": 3} }))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
