@@ -11,6 +11,7 @@ import (
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // A pod as clusters have them: two containers with probes, environment and mounts, a
@@ -34,11 +35,12 @@ const typicalNetwork = `{"metadata":{"name":"lan-%[1]d","namespace":"shop","uid"
 
 // BenchmarkCache measures what 1,000 objects take that the watches hold.
 func BenchmarkCache(b *testing.B) {
-	b.Run("pods", func(b *testing.B) { benchmarkCache[corev1.Pod](b, typicalPod) })
-	b.Run("networks", func(b *testing.B) { benchmarkCache[nadv1.NetworkAttachmentDefinition](b, typicalNetwork) })
+	b.Run("pods", func(b *testing.B) { benchmarkCache[corev1.Pod](b, typicalPod, trimmed) })
+	b.Run("networks", func(b *testing.B) { benchmarkCache[nadv1.NetworkAttachmentDefinition](b, typicalNetwork, trimmed) })
+	b.Run("members", func(b *testing.B) { benchmarkCache[metav1.PartialObjectMetadata](b, typicalPod, withoutTheRest) })
 }
 
-func benchmarkCache[T any](b *testing.B, text string) {
+func benchmarkCache[T any](b *testing.B, text string, keep func(any) (any, error)) {
 	const objects = 1000
 	for range b.N {
 		before := heap()
@@ -52,7 +54,7 @@ func benchmarkCache[T any](b *testing.B, text string) {
 			if err := json.Unmarshal([]byte(filled), object); err != nil {
 				b.Fatal(err)
 			}
-			held[i], _ = trimmed(object)
+			held[i], _ = keep(object)
 		}
 		b.ReportMetric(float64(heap()-before)/(1<<20), "MB/1000")
 		runtime.KeepAlive(held)
