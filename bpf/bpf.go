@@ -37,12 +37,16 @@ const PrefixesMax = len(Facts{}.Prefixes4)
 // FactsSlots is the number of entries of the facts map (WEIR_SLOTS).
 const FactsSlots = 4
 
-// CollectionSpec is the programs and maps of one attachment as compiled. It is
-// parsed anew at each call; a caller that loads often keeps it and loads copies.
+// CollectionSpec is the programs and maps of one attachment as compiled, but for what this
+// kernel is too old for. It is parsed anew at each call; a caller that loads often keeps it
+// and loads copies.
 func CollectionSpec() (*ebpf.CollectionSpec, error) {
 	spec, err := loadWeir()
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded programs: %w", err)
+	}
+	if !takesCompareAndSwap() {
+		withoutCompareAndSwap(spec)
 	}
 	return spec, nil
 }

@@ -31,7 +31,8 @@ type Loader struct {
 	noLinks atomic.Bool   // set once the kernel has refused a tcx link for good
 }
 
-// New reads the embedded programs. It touches nothing.
+// New reads the embedded programs and asks the kernel what it is too old for. It leaves
+// nothing behind.
 func New() (*Loader, error) {
 	spec, err := bpf.CollectionSpec()
 	if err != nil {
