@@ -87,7 +87,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		fmt.Fprint(stderr, usage)
 		set.PrintDefaults()
 	}
-	kernels := set.String("kernels", "6.1,6.12", "the `versions` to run on")
+	kernels := set.String("kernels", "6.1,6.12", "the `versions` to run on, of 5.10, 6.1 and 6.12")
 	set.StringVar(&o.run, "run", "^Test(Netns|Kernels)", "run only the tests that match this `regexp`")
 	set.StringVar(&o.cache, "cache", "", "`folder` of downloaded kernels (default weir/kernels in $XDG_CACHE_HOME or ~/.cache)")
 	set.DurationVar(&o.timeout, "timeout", 15*time.Minute, "what each VM may take; one package may take half of it")

@@ -21,6 +21,7 @@ const (
 	// metapackage depends on the newest kernel of its suite.
 	metapackage = "linux-image-cloud-amd64"
 	stable      = "bookworm"
+	oldstable   = "bullseye"
 	keyring     = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	attempts    = 3
 )
@@ -34,6 +35,7 @@ type Release struct {
 
 func releases() []Release {
 	return []Release{
+		{"5.10", []string{oldstable, oldstable + "-security"}},
 		{"6.1", []string{stable, stable + "-updates", stable + "-security"}},
 		{"6.12", []string{stable + "-backports"}},
 	}
@@ -44,7 +46,7 @@ func ReleaseOf(version string) (Release, error) {
 	all := releases()
 	i := slices.IndexFunc(all, func(r Release) bool { return r.Version == version })
 	if i < 0 {
-		return Release{}, fmt.Errorf("there is no kernel %q here, only 6.1 and 6.12", version)
+		return Release{}, fmt.Errorf("there is no kernel %q here, only 5.10, 6.1 and 6.12", version)
 	}
 	return all[i], nil
 }
@@ -250,8 +252,8 @@ func sources(ctx context.Context, suites []string) ([]string, error) {
 	return sourceLines(out, suites)
 }
 
-// sourceLines reads `apt-get indextargets`. Backports are on the mirror that
-// has the stable release.
+// sourceLines reads `apt-get indextargets`. Backports and the release before are on the
+// mirror that has the stable release, its security updates beside those of the stable one.
 func sourceLines(targets string, suites []string) ([]string, error) {
 	mirrors := map[string]string{}
 	for line := range strings.Lines(targets) {
@@ -267,8 +269,14 @@ func sourceLines(targets string, suites []string) ([]string, error) {
 	if mirrors[stable] == "" {
 		return nil, fmt.Errorf("the apt sources of this machine have no Debian %s main", stable)
 	}
-	if mirrors[stable+"-backports"] == "" {
-		mirrors[stable+"-backports"] = mirrors[stable]
+	for suite, beside := range map[string]string{
+		stable + "-backports":   stable,
+		oldstable:               stable,
+		oldstable + "-security": stable + "-security",
+	} {
+		if mirrors[suite] == "" {
+			mirrors[suite] = mirrors[beside]
+		}
 	}
 	var lines []string
 	for _, suite := range suites {

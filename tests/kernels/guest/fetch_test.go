@@ -40,6 +40,11 @@ http://other.test/tools|bookworm|main|Tools Inc
 			[]string{"bookworm-backports"}, []string{signed + "http://back.test/ bookworm-backports main\n"},
 		},
 		{
+			"the release before is beside stable", machine + "http://safe.test/|bookworm-security|main|Debian\n",
+			[]string{"bullseye", "bullseye-security"},
+			[]string{signed + "http://mirror.test/debian/ bullseye main\n", signed + "http://safe.test/ bullseye-security main\n"},
+		},
+		{
 			"lists never downloaded", "http://mirror.test/debian/|bookworm|main|$(ORIGIN)\n",
 			[]string{"bookworm"}, []string{signed + "http://mirror.test/debian/ bookworm main\n"},
 		},
