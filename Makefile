@@ -52,7 +52,7 @@ test-kernels: build build-other ## The same, and ipvlan's, on Debian's kernels i
 		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl other/weir-agent,-with $(BUILD)/$(b)=/weir/src/build/$(b))
-	go run ./tests/kernels -kernels 5.10 -run '^TestNetns(Egress|Ingress|Model|GuardCounts|Spoofs|Programs)' ./bpf ./loader
+	go run ./tests/kernels -kernels 5.10 -run '^TestNetns(Egress|Ingress|Model|GuardCounts|Spoofs|ProgramsAre)' ./bpf ./loader
 
 .PHONY: test-e2e
 test-e2e: ## weir on a real Kubernetes cluster of two nodes (root); builds Kubernetes once
@@ -66,7 +66,7 @@ test-demo: build ## The demo, judged
 bench: build ## Costs of the programs and of ADD and DEL (root)
 	go test -tags netns -run "^$$" -bench . ./bpf
 	go test -tags netns -run "^$$" -bench . -benchtime 30x ./tests/bench
-	go test -tags netns -run "^$$" -bench . -benchtime 1x ./tests/bench/bandwidth
+	go test -tags netns -run "^$$" -bench . -p 1 -benchtime 1x ./tests/bench/bandwidth ./tests/bench/throughput
 
 .PHONY: check
 check: check-format check-generated lint ## What needs no running: format, generated files, lint

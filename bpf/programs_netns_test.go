@@ -518,26 +518,44 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-func BenchmarkEgress(b *testing.B) {
-	frames := map[string][]byte{
-		"allowed/ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
-		"allowed/ipv6": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, gopacket.Payload(make([]byte, 18))),
-		"allowed/arp":  lan.Frame(b, eth(podMAC, layers.EthernetTypeARP), arp(podMAC, "192.0.2.8", 1)),
-		"dropped/ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.9"), udp, gopacket.Payload(make([]byte, 18))),
-		"dropped/mac":  lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
+// BenchmarkPacket is what a packet costs beside BenchmarkNothing: without checks, with all
+// of them, and when it is dropped, for each reason of a frame in testdata.
+func BenchmarkPacket(b *testing.B) {
+	const v4, v6 = layers.EthernetTypeIPv4, layers.EthernetTypeIPv6
+	payload := gopacket.Payload(make([]byte, 18))
+	udp4 := lan.Frame(b, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload)
+	rows := []struct {
+		name, program string
+		checks        Check
+		frame         []byte
+	}{
+		{"no_checks/egress/ipv4", EgressProgram, 0, udp4},
+		{"no_checks/ingress/ipv4", IngressProgram, 0, arriving(b, podMAC)},
+		{"all_checks/egress/ipv4", EgressProgram, all, udp4},
+		{"all_checks/egress/ipv6", EgressProgram, all, lan.Frame(b, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, payload)},
+		{"all_checks/egress/arp", EgressProgram, all, lan.Frame(b, eth(podMAC, layers.EthernetTypeARP), arp(podMAC, "192.0.2.8", 1))},
+		{"all_checks/egress/nd", EgressProgram, all, neighbour(b, "2001:db8::8", 136, "2001:db8::8", targetMAC(podMAC)...)},
+		{"all_checks/ingress/ipv4", IngressProgram, all, arriving(b, podMAC)},
+		{"dropped/foreign_destination", IngressProgram, all, arriving(b, otherMAC)},
 	}
-	for _, name := range []string{"allowed/ipv4", "allowed/ipv6", "allowed/arp", "dropped/ipv4", "dropped/mac"} {
-		b.Run(name, func(b *testing.B) { benchmark(b, EgressProgram, frames[name]) })
+	judge := model{mac: podMAC, checks: all}
+	for _, text := range own() {
+		judge.prefixes = append(judge.prefixes, netip.MustParsePrefix(text))
 	}
-}
-
-func BenchmarkIngress(b *testing.B) {
-	benchmark(b, IngressProgram, arriving(b, podMAC))
-}
-
-func benchmark(b *testing.B, program string, frame []byte) {
-	l := load(b, all, "192.0.2.8/32", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
-	report(b, l.Programs[program], frame)
+	seen := map[string]bool{"allowed": true}
+	for _, frame := range corpus(b) {
+		if reason := judge.judge(frame); !seen[reason] {
+			seen[reason] = true
+			rows = append(rows, struct {
+				name, program string
+				checks        Check
+				frame         []byte
+			}{"dropped/" + reason, EgressProgram, all, frame})
+		}
+	}
+	for _, row := range rows {
+		b.Run(row.name, func(b *testing.B) { report(b, load(b, row.checks, own()...).Programs[row.program], row.frame) })
+	}
 }
 
 // report has the kernel measure the time of one run.
