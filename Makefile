@@ -69,7 +69,7 @@ bench: build ## Costs of the programs and of ADD and DEL (root)
 	go test -tags netns -run "^$$" -bench . -p 1 -benchtime 1x ./tests/bench/bandwidth ./tests/bench/throughput
 
 .PHONY: check
-check: check-format check-generated lint ## What needs no running: format, generated files, lint
+check: check-format check-generated check-dashboards lint ## What needs no running: format, generated files, lint
 
 .PHONY: check-format
 check-format:
@@ -80,6 +80,7 @@ check-format:
 .PHONY: lint
 lint:
 	go run $(GOLANGCI) run --build-tags netns,e2e ./...
+	cd dashboards && go run $(GOLANGCI) run ./...
 
 .PHONY: generate
 generate: ## Compile the programs and write the Go that goes with them
@@ -90,6 +91,16 @@ generate: ## Compile the programs and write the Go that goes with them
 .PHONY: check-generated
 check-generated: ## Prove that the committed objects are those of the sources
 	tests/generated
+
+.PHONY: generate-dashboards
+generate-dashboards: ## Write the dashboards, and the rules for the Prometheus operator
+	cd dashboards && go run .
+
+.PHONY: check-dashboards
+check-dashboards: ## Prove that they are current and sound, and test the rules
+	cd dashboards && go vet ./... && go test ./...
+	promtool check rules deploy/prometheus/rules.yaml
+	promtool test rules deploy/prometheus/rules_test.yaml
 
 .PHONY: deps-demo deps-test
 deps-demo deps-test: deps-%:
