@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -73,14 +74,9 @@ var notOurs = map[string][]string{"up": nil, "process_resident_memory_bytes": ni
 
 // notYet are metrics that weir is about to have, with their labels.
 var notYet = map[string][]string{
-	"weir_cni_operation_duration_seconds": {"command"},
-	"weir_cni_step_duration_seconds":      {"command", "step"},
-	"weir_cni_operations_total":           {"command", "code"},
-	"weir_plugins_running":                nil,
-	"weir_plugins_waiting":                nil,
-	"weir_attachment_rule_packets_total":  {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
-	"weir_attachment_rule_bytes_total":    {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
-	"weir_guard_restored_total":           {"namespace", "pod", "interface", "network_name", "reason"},
+	"weir_attachment_rule_packets_total": {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
+	"weir_attachment_rule_bytes_total":   {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
+	"weir_guard_restored_total":          {"namespace", "pod", "interface", "network_name", "reason"},
 }
 
 // exported are the labels of each metric, by its name, from docs/metrics.md, which
@@ -165,7 +161,7 @@ func checkLabels(t *testing.T, where string, expr parser.Expr, metrics map[strin
 func matched(matchers []*labels.Matcher) []string {
 	var names []string
 	for _, m := range matchers {
-		if m.Name != labels.MetricName {
+		if m.Name != model.MetricNameLabel {
 			names = append(names, m.Name)
 		}
 	}

@@ -5,15 +5,20 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/prometheus/common/model"
@@ -24,7 +29,7 @@ import (
 )
 
 // notYet are metrics that the agent is about to have.
-var notYet = []string{"weir_cni_", "weir_plugins_", "weir_attachment_rule_", "weir_guard_restored_"}
+var notYet = []string{"weir_attachment_rule_", "weir_guard_restored_"}
 
 const (
 	otherAddress = "127.0.0.1:9843"
@@ -36,6 +41,12 @@ const (
 	steady = 12 * time.Second
 	// tagged are frames that are dropped at once: more than ten a second over five minutes.
 	tagged = 5000
+	// slow is a plugin that takes its time with an ADD.
+	slow = noting + `[ "$CNI_COMMAND" = ADD ] && sleep 3
+echo '{"cniVersion":"1.0.0"}'
+`
+	slowness = 3.0 // seconds
+	refusals = 2   // of ADD, beside the slow ones
 	// missed is how many pods the other agent says to run without their networks.
 	missed = 3
 )
@@ -52,8 +63,11 @@ type story struct {
 	web, api, db *Pod
 	sent         map[string]*flow
 	begin, end   time.Time // of the steady traffic
+	busy         time.Time // when a slow plugin ran and another waited
 	later        time.Time // when all is quiet
-	lan, san     string    // names as in labels
+	// when counters could not be read, and when the agent had ended.
+	unreadable, down time.Time
+	lan, san         string // names as in labels
 }
 
 // flow is what was sent of one kind of frame.
@@ -88,11 +102,15 @@ func (s *story) onlyWeb() map[string]string {
 
 // tell makes the story happen.
 func tell(t *testing.T) *story {
-	n := newNode(t)
+	n := newIdleNode(t)
+	n.flags = []string{"--delegates-at-once=1"}
+	n.plugin("slow", slow)
+	n.Start()
 	s := &story{Node: n, sent: map[string]*flow{}, lan: n.namespace + "/lan", san: n.namespace + "/san"}
 	for _, network := range []string{"lan", "san"} {
 		n.Network(network, macvlan(object{"capabilities": object{"ips": true}, "ipam": object{"type": "static"}}))
 	}
+	n.Network("slow", listOf("1.0.0", object{"type": "macvlan", "master": "eth1"}, object{"type": "slow"}))
 	attached := func(name, network, address string) *Pod {
 		p := n.Pod(name, fmt.Sprintf(`[{"name":%q,"ips":[%q]}]`, network, address+"/24"))
 		n.mustAdd(p)
@@ -107,14 +125,50 @@ func tell(t *testing.T) *story {
 	n.serveInNode(otherAddress, metrics.New(nothing{}, "another", metrics.Missed(func() int { return missed })))
 	s.prometheus = n.newPrometheus(target{metricsAddress, "node1"}, target{otherAddress, "node2"})
 	s.makeFrames(t)
-	// A reason's series begins with its first packet, so no rate has that one.
+	// A reason's series begins with its first packet, and a code's with its first error,
+	// so no rate has that one.
+	s.beRefused()
 	s.send("tagged", s.web.Host, "net1", 1)
 	s.send("spoofed", s.web.Host, "net1", 1)
 	s.awaitScrapes()
 	s.send("tagged", s.web.Host, "net1", tagged)
+	finish := s.addSlowly()
 	s.sendSteadily()
+	finish()
 	s.awaitScrapes()
 	return s
+}
+
+// beRefused asks for a pod a second time.
+func (s *story) beRefused() {
+	s.tb.Helper()
+	if _, failure := s.Add(s.web); failure == nil || failure.Code != types.ErrInvalidEnvironmentVariables {
+		s.tb.Fatalf("a second ADD: %v", failure)
+	}
+}
+
+// addSlowly has two pods added whose plugin takes its time, one after the other, and
+// others refused meanwhile. What it returns waits for that and removes the pods.
+func (s *story) addSlowly() (finish func()) {
+	s.tb.Helper()
+	var group sync.WaitGroup
+	pods := []*Pod{s.Pod("slow-0", "slow"), s.Pod("slow-1", "slow")}
+	for _, p := range pods {
+		group.Go(func() {
+			if _, failure := s.Add(p); failure != nil {
+				s.tb.Errorf("ADD of %s: %v", p.Name, failure)
+			}
+		})
+	}
+	for range refusals {
+		s.beRefused()
+	}
+	return func() {
+		group.Wait()
+		for _, p := range pods {
+			s.mustDel(p)
+		}
+	}
 }
 
 // nothing is a source without attachments.
@@ -157,6 +211,7 @@ func (s *story) sendSteadily() {
 		s.send("spoofed", s.web.Host, "net1", 1)
 	}
 	s.end = time.Now()
+	s.busy = s.begin.Add(2 * time.Second)
 }
 
 // awaitScrapes waits until Prometheus has seen all of it.
@@ -188,17 +243,35 @@ func (s *story) count(kind string) float64 { return float64(s.sent[kind].packets
 type wanted struct {
 	values map[string]float64
 	within float64
-	exact  bool // no others, and after the traffic
+	exact  bool // no others
+	// when is the time of the query; that of when all is quiet unless it is said.
+	when time.Time
+	// window is in the place of the query's own; none to leave it.
+	window string
 }
 
 // only is exactly so, when all is quiet.
 func only(values map[string]float64) wanted { return wanted{values: values, exact: true} }
 
 // about is about so, at the end of the steady traffic.
-func about(values map[string]float64) wanted { return wanted{values: values, within: near} }
+func (s *story) about(values map[string]float64) wanted {
+	return wanted{values: values, within: near, when: s.end}
+}
+
+// inAll is about so, over the whole story.
+func inAll(values map[string]float64) wanted {
+	return wanted{values: values, within: near, window: "60s"}
+}
+
+// while is so while plugins run.
+func (s *story) while(values map[string]float64) wanted { return wanted{values: values, when: s.busy} }
 
 // one is the value of a query without labels.
 func one(value float64) map[string]float64 { return map[string]float64{"": value} }
+
+// slowest is where the slowest of a hundred ADD is: in the bucket of five to ten
+// seconds, of which Prometheus knows no more, at 0.96 of the last of four.
+const slowest = 5 + 5*0.96
 
 // wantOfCluster is what the queries of the cluster's dashboard have to find.
 func (s *story) wantOfCluster() map[string]wanted {
@@ -210,23 +283,33 @@ func (s *story) wantOfCluster() map[string]wanted {
 	return map[string]wanted{
 		"Attachments/A":            only(one(3)),
 		"Agents/A":                 only(one(2)),
-		"Received/A":               about(one(inBits)),
-		"Sent/A":                   about(one(outBits + dbBits)),
-		"Dropped/A":                about(one(s.rate("spoofed"))),
-		"Bits by network/A":        about(map[string]float64{s.lan: inBits}),
-		"Bits by network/B":        about(map[string]float64{s.lan: outBits, s.san: dbBits}),
-		"Packets by network/A":     about(map[string]float64{s.lan: in}),
-		"Packets by network/B":     about(map[string]float64{s.lan: out, s.san: db}),
+		"Received/A":               s.about(one(inBits)),
+		"Sent/A":                   s.about(one(outBits + dbBits)),
+		"Dropped/A":                s.about(one(s.rate("spoofed"))),
+		"Bits by network/A":        s.about(map[string]float64{s.lan: inBits}),
+		"Bits by network/B":        s.about(map[string]float64{s.lan: outBits, s.san: dbBits}),
+		"Packets by network/A":     s.about(map[string]float64{s.lan: in}),
+		"Packets by network/B":     s.about(map[string]float64{s.lan: out, s.san: db}),
 		"Attachments by network/A": only(map[string]float64{s.lan: 2, s.san: 1}),
 		"Who uses which network/A": only(s.users()),
-		"Top talkers/A":            about(map[string]float64{row("web", s.lan): inBits + outBits, row("db", s.san): dbBits}),
-		"Most dropped/A":           about(map[string]float64{row("web", s.lan): s.rate("spoofed")}),
-		"Drops by reason/A":        about(map[string]float64{"spoofed_ipv4": s.rate("spoofed"), "vlan_tagged": 0}),
-		"Drops by network/A":       about(map[string]float64{"egress " + s.lan: s.rate("spoofed")}),
+		"Top talkers/A":            s.about(map[string]float64{row("web", s.lan): inBits + outBits, row("db", s.san): dbBits}),
+		"Most dropped/A":           s.about(map[string]float64{row("web", s.lan): s.rate("spoofed")}),
+		"Drops by reason/A":        s.about(map[string]float64{"spoofed_ipv4": s.rate("spoofed"), "vlan_tagged": 0}),
+		"Drops by network/A":       s.about(map[string]float64{"egress " + s.lan: s.rate("spoofed")}),
+		"ADD that failed/A":        inAll(one(refusals / (refusals + 2.0))),
+		"ADD latency/A":            {values: one(0.1), within: 1, window: "60s"},
+		"ADD latency/B":            inAll(one(slowest)),
+		"ADD latency/C":            inAll(one((slowness + 2*slowness) / (refusals + 2))),
+		"ADD by step/A":            inAll(map[string]float64{"execute": (slowness + 2*slowness) / 4}),
+		"Requests/A":               inAll(map[string]float64{"0 ADD": 2. / 60, "4 ADD": refusals / 60., "0 CHECK": 0}),
+		"Executed plugins/A":       s.while(one(1)),
+		"Executed plugins/B":       s.while(one(1)),
+		"Nodes at risk/D":          inAll(map[string]float64{"node1": refusals}),
+		"Nodes at risk/E":          s.while(map[string]float64{"node1": 1}),
 		"Nodes at risk/A":          only(map[string]float64{"node1": 3, "node2": 0}),
 		"Nodes at risk/B":          only(map[string]float64{"node1": 0, "node2": 0}),
 		"Nodes at risk/C":          only(map[string]float64{"node2": missed}),
-		"Nodes at risk/F":          about(map[string]float64{"node1": s.rate("spoofed")}),
+		"Nodes at risk/F":          s.about(map[string]float64{"node1": s.rate("spoofed")}),
 		"Nodes at risk/G":          {values: map[string]float64{"node1": 60 << 20}, within: 1},
 		"Versions/A":               {values: map[string]float64{runtime.Version() + " another": 1}},
 	}
@@ -266,16 +349,16 @@ func (s *story) wantOfAttachment() map[string]wanted {
 		"Packets sent/A":          only(one(float64(status.Transmit.Packets))),
 		"Packets dropped/A":       only(one(dropped)),
 		"Dropped part/A":          {values: one(dropped / (dropped + passed)), within: 0.0001, exact: true},
-		"Bits/A":                  about(one(inBits)),
-		"Bits/B":                  about(one(outBits)),
-		"Packets/A":               about(one(in)),
-		"Packets/B":               about(one(out)),
-		"Mean size of a packet/A": about(one(s.size("to web"))),
-		"Mean size of a packet/B": about(one(s.size("from web"))),
-		"Bits by protocol/A":      about(map[string]float64{"udp": inBits + outBits}),
-		"Packets by class/A":      about(map[string]float64{"unicast ingress": in, "unicast egress": out}),
-		"Mean size by protocol/A": about(map[string]float64{"udp": udpMean}),
-		"Drops/A":                 about(map[string]float64{"egress spoofed_ipv4": s.rate("spoofed"), "egress vlan_tagged": 0}),
+		"Bits/A":                  s.about(one(inBits)),
+		"Bits/B":                  s.about(one(outBits)),
+		"Packets/A":               s.about(one(in)),
+		"Packets/B":               s.about(one(out)),
+		"Mean size of a packet/A": s.about(one(s.size("to web"))),
+		"Mean size of a packet/B": s.about(one(s.size("from web"))),
+		"Bits by protocol/A":      s.about(map[string]float64{"udp": inBits + outBits}),
+		"Packets by class/A":      s.about(map[string]float64{"unicast ingress": in, "unicast egress": out}),
+		"Mean size by protocol/A": s.about(map[string]float64{"udp": udpMean}),
+		"Drops/A":                 s.about(map[string]float64{"egress spoofed_ipv4": s.rate("spoofed"), "egress vlan_tagged": 0}),
 		"Drops in all/A":          only(map[string]float64{"egress spoofed_ipv4": s.count("spoofed"), "egress vlan_tagged": s.count("tagged")}),
 		"Drops in all/B":          only(droppedBytes),
 	}
@@ -304,7 +387,7 @@ func (s *story) checkBoard(t *testing.T, b board, variables map[string]string, w
 				continue
 			}
 			delete(want, name)
-			s.checkQuery(t, name, filled(q.Expr, variables), q.Instant, w)
+			s.checkQuery(t, name, filled(q.Expr, variables, cmp.Or(w.window, "5s")), q.Instant, w)
 		}
 	}
 	for name := range want {
@@ -318,8 +401,8 @@ func awaits(expr string) bool {
 
 func (s *story) checkQuery(t *testing.T, name, expr string, instant bool, want wanted) {
 	t.Helper()
-	when := s.end
-	if want.exact {
+	when := want.when
+	if when.IsZero() {
 		when = s.later
 	}
 	var result model.Vector
@@ -350,31 +433,30 @@ func (s *story) checkRules(t *testing.T) {
 	s.within(t)
 	target := []string{"cluster", "instance", "job"}
 	all := s.prometheus.rules()
-	before := s.begin.Add(-time.Hour)
-	s.Stop()
-	s.await("the agent to be down for Prometheus", func() bool {
-		return len(s.prometheus.at(`up{job="weir", instance="node1"} == 0`, time.Now())) == 1
-	})
-	down := time.Now()
+	s.suffer()
 	const window = 300 // seconds, of the rates
+	inFive := func(values map[string]float64) wanted { return wanted{values: values, within: near} }
 	drop := func(reason string) string {
 		return strings.Join([]string{"egress", "net1", s.namespace, s.lan, "web", reason}, " ")
 	}
-	tests := map[string]struct {
-		when time.Time
-		want wanted
-	}{
-		"network_name:weir_attachment_receive_bytes:rate5m": {s.later, about(map[string]float64{s.lan: s.count("to web") * s.size("to web") / window})},
-		"network_name:weir_attachment_transmit_bytes:rate5m": {s.later, about(map[string]float64{
-			s.lan: s.count("from web") * s.size("from web") / window, s.san: s.count("from db") * s.size("from db") / window})},
-		"network_name_reason:weir_attachment_dropped_packets:rate5m": {s.later, about(map[string]float64{s.lan + " spoofed_ipv4": s.count("spoofed") / window})},
-		"WeirAgentDown":             {down, only(map[string]float64{"": 0})},
-		"WeirAgentsAbsent":          {before, only(one(1))},
-		"WeirAgentVersionsDiffer":   {s.later, only(one(2))},
-		"WeirAttachmentsUnreadable": {s.later, only(nil)},
-		"WeirPodsWithoutNetworks":   {s.later, only(one(missed))},
-		"WeirSpoofing":              {s.later, wanted{values: map[string]float64{drop("spoofed_ipv4"): s.count("spoofed")}, within: near, exact: true}},
-		"WeirDropsHigh":             {s.later, wanted{values: map[string]float64{drop("vlan_tagged"): s.count("tagged") / window}, within: near, exact: true}},
+	tests := map[string]wanted{
+		"network_name:weir_attachment_receive_bytes:rate5m": inFive(map[string]float64{s.lan: s.count("to web") * s.size("to web") / window}),
+		"network_name:weir_attachment_transmit_bytes:rate5m": inFive(map[string]float64{
+			s.lan: s.count("from web") * s.size("from web") / window, s.san: s.count("from db") * s.size("from db") / window}),
+		"network_name_reason:weir_attachment_dropped_packets:rate5m": inFive(map[string]float64{
+			s.lan + " spoofed_ipv4": s.count("spoofed") / window, s.lan + " vlan_tagged": s.count("tagged") / window}),
+		"instance:weir_cni_add_failures:ratio_rate5m":       inFive(one(refusals / (refusals + 2.0))),
+		"instance:weir_cni_add_duration_seconds:p99_rate5m": inFive(one(slowest)),
+		"WeirAgentDown":             {values: one(0), exact: true, when: s.down},
+		"WeirAgentsAbsent":          {values: one(1), exact: true, when: s.begin.Add(-time.Hour)},
+		"WeirAgentVersionsDiffer":   only(one(2)),
+		"WeirAttachmentsUnreadable": {values: one(1), exact: true, when: s.unreadable},
+		"WeirPodsWithoutNetworks":   only(one(missed)),
+		"WeirAddFailing":            {values: one(refusals / (refusals + 2.0)), within: near, exact: true},
+		"WeirAddSlow":               {values: one(slowest), within: near, exact: true},
+		"WeirPluginsWaiting":        {values: one(1), exact: true, when: s.busy, window: "2s"},
+		"WeirSpoofing":              {values: map[string]float64{drop("spoofed_ipv4"): s.count("spoofed")}, within: near},
+		"WeirDropsHigh":             {values: map[string]float64{drop("vlan_tagged"): s.count("tagged") / window}, within: near, exact: true},
 	}
 	for _, r := range all {
 		if r.Health != "ok" {
@@ -383,15 +465,40 @@ func (s *story) checkRules(t *testing.T) {
 		if awaits(r.Query) {
 			continue
 		}
-		test, ok := tests[r.Name]
+		want, ok := tests[r.Name]
 		if !ok {
 			t.Errorf("nobody says what %s has to find", r.Name)
 			continue
 		}
 		delete(tests, r.Name)
-		compare(t, r.Name, values(s.prometheus.at(r.Query, test.when), target...), test.want)
+		query, when := r.Query, want.when
+		if want.window != "" {
+			query = strings.ReplaceAll(query, "[5m]", "["+want.window+"]")
+		}
+		if when.IsZero() {
+			when = s.later
+		}
+		compare(t, r.Name, values(s.prometheus.at(query, when), target...), want)
 	}
 	for name := range tests {
 		t.Errorf("Prometheus has no rule %s", name)
 	}
+}
+
+// suffer has the next agent not find the counters of an attachment, and then end.
+func (s *story) suffer() {
+	s.tb.Helper()
+	finds := func(expr string) func() bool {
+		return func() bool { return len(s.prometheus.at(expr, time.Now())) == 1 }
+	}
+	if err := os.Remove(filepath.Join(s.bpfDir, s.db.ID[:12]+"-net1", "counters")); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.Stop()
+	s.Start()
+	s.await("counters that cannot be read", finds("weir_attachments_unreadable > 0"))
+	s.unreadable = time.Now()
+	s.Stop()
+	s.await("the agent to be down for Prometheus", finds(`up{job="weir", instance="node1"} == 0`))
+	s.down = time.Now()
 }

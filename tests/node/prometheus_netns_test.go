@@ -255,9 +255,10 @@ func boardOf(tb testing.TB, name string) board {
 	return b
 }
 
-// filled is an expression with what Grafana would put in the place of variables.
-func filled(expr string, variables map[string]string) string {
-	pairs := []string{"$__rate_interval", "5s", "$__range", "5m"}
+// filled is an expression with what Grafana would put in the place of variables, and
+// of the interval of a rate.
+func filled(expr string, variables map[string]string, interval string) string {
+	pairs := []string{"$__rate_interval", interval, "$__range", "5m"}
 	for name, value := range variables {
 		pairs = append(pairs, `"$`+name+`"`, fmt.Sprintf("%q", value))
 	}
