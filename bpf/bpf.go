@@ -3,6 +3,7 @@
 package bpf
 
 //go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind weir weir.c
+//go:generate go tool bpf2go -tags linux -target bpfel sockets sockets.c
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
 //go:generate go tool stringer -type weirWeirClass -trimprefix weirWeirClassWEIR_ -output class_string.go
 //go:generate go tool stringer -type weirWeirFamily -trimprefix weirWeirFamilyWEIR_ -output family_string.go
@@ -47,6 +48,19 @@ func CollectionSpec() (*ebpf.CollectionSpec, error) {
 	}
 	if !takesCompareAndSwap() {
 		withoutCompareAndSwap(spec)
+	}
+	return spec, nil
+}
+
+// GuardedMap is the name of the map that SocketsSpec has.
+const GuardedMap = "weir_guarded"
+
+// SocketsSpec is the program of the node that denies sockets what goes round tc, and its
+// map.
+func SocketsSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadSockets()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded program of sockets: %w", err)
 	}
 	return spec, nil
 }
