@@ -31,6 +31,9 @@ func (a *agent) reconcile(ctx context.Context) {
 			}
 		}
 	}
+	if err := a.registry.sockets.Forget(); err != nil {
+		a.log.Error("forgetting the sockets of pods that are gone", "err", err)
+	}
 	a.reportStrays(known)
 }
 

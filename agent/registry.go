@@ -29,7 +29,8 @@ type registry struct {
 	host     *netns.Namespace
 	bpfDir   string
 	// specOf is what the guard of an attachment is made of.
-	specOf func(*attachment.Attachment) (loader.Spec, error)
+	specOf  func(*attachment.Attachment) (loader.Spec, error)
+	sockets *sockets
 	// report tells the users of a pod what happens to it.
 	report func(attachment.Pod, cni.Event)
 	log    *slog.Logger
@@ -65,6 +66,7 @@ func newRegistry(l *loader.Loader, s *segments, host *netns.Namespace, bpfDir st
 		report:    func(attachment.Pod, cni.Event) {},
 		bpfDir:    bpfDir,
 		log:       log,
+		sockets:   newSockets(log),
 		guards:    map[attachment.ID]*loader.Guard{},
 		loading:   map[attachment.ID]chan loaded{},
 		published: map[attachment.ID]attachment.Attachment{},
@@ -116,6 +118,7 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 	if err := r.loader.Attach(place, l.guard, spec); err != nil {
 		return nil, err
 	}
+	r.keepSockets(id, place, spec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.guards[id] = l.guard
@@ -175,7 +178,14 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 	if guard != nil {
 		err = errors.Join(err, guard.Close())
 	}
-	return errors.Join(err, r.segments.leave(a.ID))
+	return errors.Join(err, r.segments.leave(a.ID), r.sockets.Release(a.ID))
+}
+
+// keepSockets keeps the pod from sending round a guard that is on its own end.
+func (r *registry) keepSockets(id attachment.ID, place loader.Place, spec loader.Spec) {
+	if !place.Opposite {
+		r.sockets.Keep(id, spec.Dir, place.Namespace, spec.GoesRound)
+	}
 }
 
 func (r *registry) dirOf(a *attachment.Attachment) string {
@@ -201,6 +211,10 @@ func (r *registry) adopt(a attachment.Attachment) error {
 		if err := r.adoptMember(&a, guard); err != nil {
 			return err
 		}
+		if err := r.adoptSockets(&a); err != nil {
+			r.log.Warn("what the pod's sockets are denied stays as it is", "pod", a.Pod.String(),
+				"network", a.Network, "netif", a.Interface, "err", err)
+		}
 	}
 	r.Publish(a)
 	return nil
@@ -215,6 +229,23 @@ func (r *registry) adoptMember(a *attachment.Attachment, guard *loader.Guard) er
 		return err
 	}
 	return r.segments.adopt(a, spec.Place, guard)
+}
+
+func (r *registry) adoptSockets(a *attachment.Attachment) error {
+	if a.HostInterface != "" {
+		return nil
+	}
+	spec, err := r.specOf(a)
+	if err != nil {
+		return err
+	}
+	pod, err := netns.Open(a.Netns)
+	if err != nil {
+		return err
+	}
+	defer pod.Close()
+	r.keepSockets(a.ID, cni.Place(r.host, pod, a), spec)
+	return nil
 }
 
 // Publish makes an attachment seen by metrics and tools, has its guard watched, and queues
@@ -318,7 +349,7 @@ func (r *registry) Close() error {
 		errs = append(errs, guard.Close())
 	}
 	clear(r.guards)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.sockets.Close())...)
 }
 
 // Promotion takes the kernel's lock of network configuration, which every request
@@ -377,6 +408,7 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 	if guard, err = r.renew(place, &a, guard, spec); err != nil {
 		return err
 	}
+	r.keepSockets(a.ID, place, spec)
 	return r.loader.Promote(place, guard)
 }
 

@@ -108,6 +108,14 @@ func switchable() map[string]bpf.Check {
 	}
 }
 
+// qdiscBypass is the leave for sockets to go round tc, which no check of a packet refuses.
+const qdiscBypass = "qdisc-bypass"
+
+// leaves are what a network can allow.
+func leaves() []string {
+	return slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(switchable())), qdiscBypass)))
+}
+
 // checks are those that the network leaves on, of all that there are.
 func (o *options) checks() bpf.Check {
 	var all bpf.Check
@@ -179,8 +187,8 @@ func optionsOf(list *libcni.NetworkConfigList) (options, error) {
 		return options{}, invalid("weir.segment: %w", err)
 	}
 	for _, name := range config.Weir.Allow {
-		if _, known := switchable()[name]; !known {
-			return options{}, invalid("weir.allow: %q is none of %q", name, slices.Sorted(maps.Keys(switchable())))
+		if !slices.Contains(leaves(), name) {
+			return options{}, invalid("weir.allow: %q is none of %q", name, leaves())
 		}
 	}
 	switch config.Weir.Enforcement {

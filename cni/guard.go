@@ -98,6 +98,7 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Storms:      j.option.StormLimit.storms(),
 		Sources:     j.option.Sources,
 		Place:       j.place(),
+		GoesRound:   slices.Contains(j.option.Allow, qdiscBypass),
 	}
 }
 

@@ -32,6 +32,7 @@ func TestGuardSpec(t *testing.T) {
 		checks                bpf.Check
 		egress                loader.Rate
 		storms                loader.Storms
+		goesRound             bool
 	}{
 		{name: "native", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}`,
 			addresses: addresses, checks: all},
@@ -48,7 +49,7 @@ func TestGuardSpec(t *testing.T) {
 		{name: "sources and no addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
 			sources: []string{"198.51.100.0/24"}, checks: all},
 		{name: "leave for everything", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["other-macs","other-addresses","arp-proxy",
-			"nd-proxy","vlan","double-tags","dhcp-server","router","source-routing","routing-header","other-ethertypes","other-destination"]}}`, addresses: addresses},
+			"nd-proxy","vlan","double-tags","dhcp-server","router","source-routing","routing-header","other-ethertypes","other-destination","qdisc-bypass"]}}`, addresses: addresses, goesRound: true},
 		{name: "chained", config: `{"cniVersion":"1.0.0","name":"lan","type":"weir"}`, chained: "net1", addresses: addresses, checks: all},
 		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: addressless,
 			runtimeConfig: map[string]any{"bandwidth": map[string]any{"egressRate": 1000000}}, egress: loader.Rate{BitsPerSecond: 1000000}},
@@ -75,6 +76,9 @@ func TestGuardSpec(t *testing.T) {
 			}
 			if got.Checks != test.checks || got.Egress != test.egress || got.MAC.String() != a.MAC || got.Pod != "pods/web" || got.Network != "pods/lan" {
 				t.Errorf("spec %+v", got)
+			}
+			if got.GoesRound != test.goesRound {
+				t.Errorf("the pod may send past tc: %t, want %t", got.GoesRound, test.goesRound)
 			}
 			storms := test.storms
 			if storms == (loader.Storms{}) {

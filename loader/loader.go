@@ -58,6 +58,9 @@ type Spec struct {
 	Ingress, Egress Rate
 	// Storms are limits of what the pod sends to all, to groups and to unknown hosts.
 	Storms Storms
+	// GoesRound leaves the pod the sockets that send past tc. The programs know nothing of
+	// it.
+	GoesRound bool
 	// Place is where the attachment stands in its network. Members are those of its
 	// segment; nil for a table of its own. Where the place is not restricted the programs
 	// have no code for it.
