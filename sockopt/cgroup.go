@@ -62,7 +62,7 @@ func mountCgroup() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(context)
+	defer func() { _ = unix.Close(context) }()
 	if err := unix.FsconfigCreate(context); err != nil {
 		return 0, err
 	}

@@ -98,7 +98,7 @@ func attach(program *ebpf.Program) (link.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }()
 	return link.AttachCgroup(link.CgroupOptions{
 		Path:    fmt.Sprintf("/proc/self/fd/%d", root),
 		Attach:  ebpf.AttachCGroupSetsockopt,
@@ -197,7 +197,7 @@ func Cookie(ns *netns.Namespace) (uint64, error) {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(socket)
+		defer func() { _ = unix.Close(socket) }()
 		cookie, err = unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		return err
 	})

@@ -181,12 +181,18 @@ func spoofsOf(t testing.TB, mac net.HardwareAddr) []spoof {
 // and each is counted by its reason.
 func (n *Node) checkSpoofs(t *testing.T, p *Pod) {
 	t.Helper()
+	n.checkSpoofsBy(t, p, func(frame []byte) { p.Send("net1", frame) })
+}
+
+// checkSpoofsBy is checkSpoofs of frames that are sent so.
+func (n *Node) checkSpoofsBy(t *testing.T, p *Pod, send func(frame []byte)) {
+	t.Helper()
 	const times = 5
 	spoofs := spoofsOf(t, p.Link("net1").Attrs().HardwareAddr)
 	capture := n.outside.Capture("eth1")
 	for _, s := range spoofs {
 		for range times {
-			p.Send("net1", s.frame)
+			send(s.frame)
 		}
 	}
 	for _, f := range capture.Stop() {
