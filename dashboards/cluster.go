@@ -107,6 +107,7 @@ func nodes(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {
 	columns := slices.Concat(kept("instance"), []column{
 		{field: "Value #A", title: "attachments", unit: units.Short},
 		{field: "Value #B", title: "unreadable", unit: units.Short, thresholds: some},
+		{field: "Value #H", title: "without interface", unit: units.Short, thresholds: some},
 		{field: "Value #C", title: "pods without networks", unit: units.Short, thresholds: some},
 		{field: "Value #D", title: "requests that failed", unit: units.Short, thresholds: some},
 		{field: "Value #E", title: "plugins waiting", unit: units.Short, thresholds: some},
@@ -121,7 +122,9 @@ func nodes(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {
 			now("D", `sum by (instance) (increase(weir_cni_operations_total{$agents, code!="0"}[$__range]))`),
 			now("E", `sum by (instance) (weir_plugins_waiting{$agents})`),
 			now("F", `sum by (instance) (rate(weir_attachment_dropped_packets_total{$agents}[$__rate_interval]))`),
-			now("G", `sum by (instance) (process_resident_memory_bytes{$agents} and on (job, instance) weir_build_info{$agents})`)).
+			now("G", `sum by (instance) (process_resident_memory_bytes{$agents} and on (job, instance) weir_build_info{$agents})`),
+			now("H", `sum by (instance) (weir_attachments_without_interface{$agents})`),
+			now("I", `max by (instance) (weir_segment_addresses{$agents})`)).
 			Span(full)).
 		WithPanel(rows("Versions", "Which agents run which build.", append(kept("version", "goversion"), column{field: "Value", title: "agents", unit: units.Short}), "agents",
 			now("A", `count by (version, goversion) (weir_build_info{$agents})`))).

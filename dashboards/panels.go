@@ -24,7 +24,7 @@ const (
 	sixth   = full / 6
 	statsH  = 4
 	seriesH = 8
-	tableH  = 9
+	tableH  = 8
 )
 
 // Colours of Grafana's palette that mean the same on every panel.
@@ -74,7 +74,7 @@ func from(value float64, colour string) dashboard.Threshold {
 	return dashboard.Threshold{Value: &value, Color: colour}
 }
 
-// number-panels show one value and its recent past.
+// value shows one number and its recent past.
 func value(title, description, unit, expr string, thresholds *dashboard.ThresholdsConfigBuilder) *stat.PanelBuilder {
 	return stat.NewPanelBuilder().Title(title).Description(description).Datasource(source()).
 		Unit(unit).Min(0).Span(sixth).Height(statsH).

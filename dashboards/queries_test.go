@@ -76,7 +76,6 @@ var notOurs = map[string][]string{"up": nil, "process_resident_memory_bytes": ni
 var notYet = map[string][]string{
 	"weir_attachment_rule_packets_total": {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
 	"weir_attachment_rule_bytes_total":   {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
-	"weir_guard_restored_total":          {"namespace", "pod", "interface", "network_name", "reason"},
 }
 
 // exported are the labels of each metric, by its name, from docs/metrics.md, which

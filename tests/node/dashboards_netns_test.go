@@ -6,15 +6,15 @@ package node
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"net"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,13 +23,15 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/prometheus/common/model"
 
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/tests/lan"
 )
 
 // notYet are metrics that the agent is about to have.
-var notYet = []string{"weir_attachment_rule_", "weir_guard_restored_"}
+var notYet = []string{"weir_attachment_rule_"}
 
 const (
 	otherAddress = "127.0.0.1:9843"
@@ -65,9 +67,8 @@ type story struct {
 	begin, end   time.Time // of the steady traffic
 	busy         time.Time // when a slow plugin ran and another waited
 	later        time.Time // when all is quiet
-	// when counters could not be read, and when the agent had ended.
-	unreadable, down time.Time
-	lan, san         string // names as in labels
+	began        time.Time // when Prometheus had scraped first
+	lan, san     string    // names as in labels
 }
 
 // flow is what was sent of one kind of frame.
@@ -89,6 +90,7 @@ func TestNetnsDashboards(t *testing.T) {
 		s.within(t)
 		s.checkBoard(t, boardOf(t, "weir-attachment"), s.onlyWeb(), s.wantOfAttachment())
 	})
+	s.draw(t)
 	t.Run("rules", s.checkRules)
 }
 
@@ -107,8 +109,10 @@ func tell(t *testing.T) *story {
 	n.plugin("slow", slow)
 	n.Start()
 	s := &story{Node: n, sent: map[string]*flow{}, lan: n.namespace + "/lan", san: n.namespace + "/san"}
-	for _, network := range []string{"lan", "san"} {
-		n.Network(network, macvlan(object{"capabilities": object{"ips": true}, "ipam": object{"type": "static"}}))
+	for network, isolation := range map[string]string{"lan": "none", "san": "isolated"} {
+		n.Network(network, macvlan(object{
+			"capabilities": object{"ips": true}, "ipam": object{"type": "static"}, "weir": object{"isolation": isolation},
+		}))
 	}
 	n.Network("slow", listOf("1.0.0", object{"type": "macvlan", "master": "eth1"}, object{"type": "slow"}))
 	attached := func(name, network, address string) *Pod {
@@ -122,12 +126,13 @@ func tell(t *testing.T) *story {
 	s.db = attached("db", "san", dbAddress)
 	// An agent of a cluster counts pods that it missed; this one is alone. So another
 	// target has that collector, of another version.
-	n.serveInNode(otherAddress, metrics.New(nothing{}, "another", metrics.Missed(func() int { return missed })))
+	n.serveInNode(otherAddress, metrics.New(&mishap{}, "another", metrics.Missed(func() int { return missed })))
 	s.prometheus = n.newPrometheus(target{metricsAddress, "node1"}, target{otherAddress, "node2"})
 	s.makeFrames(t)
 	// A reason's series begins with its first packet, and a code's with its first error,
 	// so no rate has that one.
 	s.beRefused()
+	s.began = time.Now()
 	s.send("tagged", s.web.Host, "net1", 1)
 	s.send("spoofed", s.web.Host, "net1", 1)
 	s.awaitScrapes()
@@ -171,10 +176,18 @@ func (s *story) addSlowly() (finish func()) {
 	}
 }
 
-// nothing is a source without attachments.
-type nothing struct{}
+// mishap is a source with one attachment: its interface is gone, its counters cannot be
+// read, and at each scrape its guard has been put right once more.
+type mishap struct{ scrapes atomic.Uint64 }
 
-func (nothing) Attachments() []inspect.Attachment { return nil }
+func (m *mishap) Attachments() []inspect.Attachment {
+	return []inspect.Attachment{{
+		Attachment: attachment.Attachment{Pod: attachment.Pod{Namespace: "elsewhere", Name: "lost"}, ID: attachment.ID{Interface: "net1"}, Network: "elsewhere/wan"},
+		Guard: &inspect.Guard{
+			Hook: loader.Gone, Err: errors.New("no counters"), Restored: map[string]uint64{"removed": m.scrapes.Add(1)},
+		},
+	}}
+}
 
 // makeFrames makes the frames of the story: UDP of known sizes, and what is refused.
 func (s *story) makeFrames(t *testing.T) {
@@ -281,7 +294,7 @@ func (s *story) wantOfCluster() map[string]wanted {
 		return strings.Join([]string{"net1", s.namespace, network, pod}, " ")
 	}
 	return map[string]wanted{
-		"Attachments/A":            only(one(3)),
+		"Attachments/A":            only(one(4)),
 		"Agents/A":                 only(one(2)),
 		"Received/A":               s.about(one(inBits)),
 		"Sent/A":                   s.about(one(outBits + dbBits)),
@@ -290,7 +303,7 @@ func (s *story) wantOfCluster() map[string]wanted {
 		"Bits by network/B":        s.about(map[string]float64{s.lan: outBits, s.san: dbBits}),
 		"Packets by network/A":     s.about(map[string]float64{s.lan: in}),
 		"Packets by network/B":     s.about(map[string]float64{s.lan: out, s.san: db}),
-		"Attachments by network/A": only(map[string]float64{s.lan: 2, s.san: 1}),
+		"Attachments by network/A": only(map[string]float64{s.lan: 2, s.san: 1, "elsewhere/wan": 1}),
 		"Who uses which network/A": only(s.users()),
 		"Top talkers/A":            s.about(map[string]float64{row("web", s.lan): inBits + outBits, row("db", s.san): dbBits}),
 		"Most dropped/A":           s.about(map[string]float64{row("web", s.lan): s.rate("spoofed")}),
@@ -306,18 +319,21 @@ func (s *story) wantOfCluster() map[string]wanted {
 		"Executed plugins/B":       s.while(one(1)),
 		"Nodes at risk/D":          inAll(map[string]float64{"node1": refusals}),
 		"Nodes at risk/E":          s.while(map[string]float64{"node1": 1}),
-		"Nodes at risk/A":          only(map[string]float64{"node1": 3, "node2": 0}),
-		"Nodes at risk/B":          only(map[string]float64{"node1": 0, "node2": 0}),
+		"Nodes at risk/A":          only(map[string]float64{"node1": 3, "node2": 1}),
+		"Nodes at risk/B":          only(map[string]float64{"node1": 0, "node2": 1}),
 		"Nodes at risk/C":          only(map[string]float64{"node2": missed}),
 		"Nodes at risk/F":          s.about(map[string]float64{"node1": s.rate("spoofed")}),
 		"Nodes at risk/G":          {values: map[string]float64{"node1": 60 << 20}, within: 1},
+		"Nodes at risk/H":          only(map[string]float64{"node1": 0, "node2": 1}),
+		"Nodes at risk/I":          only(map[string]float64{"node1": 3}), // of db: its MAC, its address, its link-local one
+		"Guards put right/A":       s.about(map[string]float64{"net1 elsewhere lost removed": 5}),
 		"Versions/A":               {values: map[string]float64{runtime.Version() + " another": 1}},
 	}
 }
 
 // users are the attachments, by every label that the dashboard shows.
 func (s *story) users() map[string]float64 {
-	users := map[string]float64{}
+	users := map[string]float64{"node2 net1 elsewhere elsewhere/wan lost": 1}
 	for pod, address := range map[*Pod]string{s.web: webAddress, s.api: apiAddress, s.db: dbAddress} {
 		network := s.lan
 		if pod == s.db {
@@ -433,7 +449,11 @@ func (s *story) checkRules(t *testing.T) {
 	s.within(t)
 	target := []string{"cluster", "instance", "job"}
 	all := s.prometheus.rules()
-	s.suffer()
+	s.Stop()
+	s.await("the agent to be down for Prometheus", func() bool {
+		return len(s.prometheus.at(`up{job="weir", instance="node1"} == 0`, time.Now())) == 1
+	})
+	down := time.Now()
 	const window = 300 // seconds, of the rates
 	inFive := func(values map[string]float64) wanted { return wanted{values: values, within: near} }
 	drop := func(reason string) string {
@@ -447,14 +467,15 @@ func (s *story) checkRules(t *testing.T) {
 			s.lan + " spoofed_ipv4": s.count("spoofed") / window, s.lan + " vlan_tagged": s.count("tagged") / window}),
 		"instance:weir_cni_add_failures:ratio_rate5m":       inFive(one(refusals / (refusals + 2.0))),
 		"instance:weir_cni_add_duration_seconds:p99_rate5m": inFive(one(slowest)),
-		"WeirAgentDown":             {values: one(0), exact: true, when: s.down},
+		"WeirAgentDown":             {values: one(0), exact: true, when: down},
 		"WeirAgentsAbsent":          {values: one(1), exact: true, when: s.begin.Add(-time.Hour)},
 		"WeirAgentVersionsDiffer":   only(one(2)),
-		"WeirAttachmentsUnreadable": {values: one(1), exact: true, when: s.unreadable},
+		"WeirAttachmentsUnreadable": only(one(1)),
 		"WeirPodsWithoutNetworks":   only(one(missed)),
 		"WeirAddFailing":            {values: one(refusals / (refusals + 2.0)), within: near, exact: true},
 		"WeirAddSlow":               {values: one(slowest), within: near, exact: true},
 		"WeirPluginsWaiting":        {values: one(1), exact: true, when: s.busy, window: "2s"},
+		"WeirGuardRestored":         {values: map[string]float64{"net1 elsewhere elsewhere/wan lost removed": s.later.Sub(s.began).Seconds()}, within: near, exact: true},
 		"WeirSpoofing":              {values: map[string]float64{drop("spoofed_ipv4"): s.count("spoofed")}, within: near},
 		"WeirDropsHigh":             {values: map[string]float64{drop("vlan_tagged"): s.count("tagged") / window}, within: near, exact: true},
 	}
@@ -483,22 +504,4 @@ func (s *story) checkRules(t *testing.T) {
 	for name := range tests {
 		t.Errorf("Prometheus has no rule %s", name)
 	}
-}
-
-// suffer has the next agent not find the counters of an attachment, and then end.
-func (s *story) suffer() {
-	s.tb.Helper()
-	finds := func(expr string) func() bool {
-		return func() bool { return len(s.prometheus.at(expr, time.Now())) == 1 }
-	}
-	if err := os.Remove(filepath.Join(s.bpfDir, s.db.ID[:12]+"-net1", "counters")); err != nil {
-		s.tb.Fatal(err)
-	}
-	s.Stop()
-	s.Start()
-	s.await("counters that cannot be read", finds("weir_attachments_unreadable > 0"))
-	s.unreadable = time.Now()
-	s.Stop()
-	s.await("the agent to be down for Prometheus", finds(`up{job="weir", instance="node1"} == 0`))
-	s.down = time.Now()
 }

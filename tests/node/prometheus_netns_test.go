@@ -242,7 +242,8 @@ type boardPanel struct {
 		Instant                   bool
 	}
 	FieldConfig struct {
-		Defaults struct{ Unit string }
+		Defaults  struct{ Unit string }
+		Overrides json.RawMessage
 	}
 }
 
