@@ -77,10 +77,10 @@ type flow struct {
 	packets int
 }
 
-// TestNetnsDashboards has a real Prometheus scrape a real agent while known traffic
+// TestPrometheusDashboards has a real Prometheus scrape a real agent while known traffic
 // passes, and compares what every query of the dashboards and of the rules finds
 // with what was sent.
-func TestNetnsDashboards(t *testing.T) {
+func TestPrometheusDashboards(t *testing.T) {
 	s := tell(t)
 	t.Run("cluster", func(t *testing.T) {
 		s.within(t)
