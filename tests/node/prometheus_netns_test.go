@@ -6,6 +6,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -222,7 +223,7 @@ func (n *Node) serveInNode(address string, handler http.Handler) {
 	go func() { done <- server.Serve(listener) }()
 	n.tb.Cleanup(func() {
 		_ = server.Close()
-		if err := <-done; err != http.ErrServerClosed {
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			n.tb.Errorf("serving at %s: %v", address, err)
 		}
 	})
