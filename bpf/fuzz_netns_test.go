@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -121,7 +122,7 @@ func TestNetnsModelOnRandomFrames(t *testing.T) {
 	done, verdicts := 0, map[string]int{}
 	for done < wanted || time.Now().Before(until) {
 		t.Run("", func(t *testing.T) { // so that its programs go
-			l := load(t, g.checks(), g.prefixes()...)
+			l := g.load(t)
 			for range perSetting {
 				frame := g.frame(kept)
 				l.agree(t, frame)
@@ -160,6 +161,25 @@ func (g generator) bytes(n int) []byte {
 		out[i] = byte(g.Uint32())
 	}
 	return out
+}
+
+// load loads programs of a pod with checks, prefixes and a place in its network, and, where
+// it may not talk to all, with another member there.
+func (g generator) load(tb testing.TB) *loaded {
+	isolated, reds, blues := membership{role: "isolated"}, membership{role: "community", community: red}, membership{role: "community", community: blue}
+	own := one(g, membership{}, isolated, reds)
+	l := loadPlaced(tb, own, g.checks(), g.prefixes()...)
+	if own.role == "" {
+		return l
+	}
+	names := []string{net.HardwareAddr(g.mac()).String()}
+	for _, address := range [][]byte{g.source4(), g.source4(), g.source6(), g.source6()} {
+		if addr, ok := netip.AddrFromSlice(address); ok {
+			names = append(names, addr.String())
+		}
+	}
+	l.meet(tb, one(g, isolated, reds, blues), names...)
+	return l
 }
 
 func (g generator) checks() Check {

@@ -33,8 +33,13 @@ func (m membership) number() uint32 {
 // loadMember loads programs of a pod with a place in its network.
 func loadMember(tb testing.TB, own membership) *loaded {
 	tb.Helper()
-	l := loadWith(tb, map[string]any{"weir_role": own.number(), "weir_community": own.community},
-		all, "192.0.2.8/32", "198.51.100.0/24", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
+	return loadPlaced(tb, own, all, "192.0.2.8/32", "198.51.100.0/24", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
+}
+
+// loadPlaced is load for a pod with a place in its network.
+func loadPlaced(tb testing.TB, own membership, checks Check, prefixes ...string) *loaded {
+	tb.Helper()
+	l := loadWith(tb, map[string]any{"weir_role": own.number(), "weir_community": own.community}, checks, prefixes...)
 	l.model.own, l.model.others = own, map[string]membership{}
 	return l
 }
