@@ -91,7 +91,7 @@ func (f *networkFollower) followOne(ctx context.Context, record *state.Record, n
 		f.agent.log.Error("a guard stays as it is, and not as its network has it", "pod", record.Pod.String(), "err", err)
 	}
 	for _, a := range adapted {
-		f.change(a)
+		f.change(ctx, a)
 	}
 }
 
@@ -101,9 +101,9 @@ func (f *networkFollower) adapt(ctx context.Context, record *state.Record, netwo
 }
 
 // change replaces a guard by what its record now says.
-func (f *networkFollower) change(a attachment.Attachment) {
+func (f *networkFollower) change(ctx context.Context, a attachment.Attachment) {
 	log := f.agent.log.With("pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
-	if err := f.agent.registry.promoteOne(a); err != nil {
+	if err := f.agent.registry.promoteOne(ctx, a); err != nil {
 		log.Error("a guard stays as it is, and not as its network has it", "err", err)
 		f.agent.registry.report(a.Pod, cni.Event{Warning: true, Reason: cni.ReasonGuardUnchanged, Message: fmt.Sprintf(
 			"The guard of %s stays as it is: network %s: %v", a.Interface, a.Network, err)})

@@ -128,7 +128,7 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 // load loads the programs of an attachment with the table of its segment.
 func (r *registry) load(id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
 	var err error
-	if spec.Members, err = r.segments.acquire(id, &spec); err != nil {
+	if spec.Members, err = r.segments.acquire(context.Background(), id, &spec); err != nil {
 		return nil, err
 	}
 	return r.loader.Load(spec)
@@ -367,7 +367,7 @@ func (r *registry) promote(ctx context.Context) error {
 			return nil
 		case a := <-r.waiting:
 			r.waitForQuiet(ctx)
-			if err := r.promoteOne(a); err != nil {
+			if err := r.promoteOne(ctx, a); err != nil {
 				r.log.Warn("the guard keeps its programs and hooks as they are", "pod", a.Pod.String(),
 					"network", a.Network, "netif", a.Interface, "err", err)
 			}
@@ -387,7 +387,7 @@ func (r *registry) waitForQuiet(ctx context.Context) {
 	}
 }
 
-func (r *registry) promoteOne(a attachment.Attachment) error {
+func (r *registry) promoteOne(ctx context.Context, a attachment.Attachment) error {
 	defer r.lock(a.ContainerID)()
 	defer r.busy.lock(a.String())()
 	guard := r.guardOf(a.ID)
@@ -405,7 +405,7 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 		// What it is to be made of is not known: it stays as it is.
 		return errors.Join(err, r.loader.Promote(place, guard))
 	}
-	if guard, err = r.renew(place, &a, guard, spec); err != nil {
+	if guard, err = r.renew(ctx, place, &a, guard, spec); err != nil {
 		return err
 	}
 	r.keepSockets(a.ID, place, spec)
@@ -414,13 +414,15 @@ func (r *registry) promoteOne(a attachment.Attachment) error {
 
 // renew replaces the programs of a guard until they are those of this build, made as its
 // network wants them. Scrapes go on with the old guard until the new one is in its place.
-func (r *registry) renew(place loader.Place, a *attachment.Attachment, guard *loader.Guard, spec loader.Spec) (*loader.Guard, error) {
+func (r *registry) renew(
+	ctx context.Context, place loader.Place, a *attachment.Attachment, guard *loader.Guard, spec loader.Spec,
+) (*loader.Guard, error) {
 	for {
 		outdated, err := r.loader.IsOutdated(spec)
 		if err != nil || !outdated {
 			return guard, err
 		}
-		if spec.Members, err = r.segments.acquire(a.ID, &spec); err != nil {
+		if spec.Members, err = r.segments.acquire(ctx, a.ID, &spec); err != nil {
 			return guard, err
 		}
 		newer, err := r.loader.Replace(place, guard, spec)

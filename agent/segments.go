@@ -115,7 +115,7 @@ func (s *segments) run(ctx context.Context) error {
 // acquire is the table of a segment for an attachment that is about to have a guard; nil
 // where it may talk to all. It has all members by then that other nodes have told. The error
 // is cni.ErrAway when they cannot be known.
-func (s *segments) acquire(id attachment.ID, spec *loader.Spec) (*loader.Members, error) {
+func (s *segments) acquire(ctx context.Context, id attachment.ID, spec *loader.Spec) (*loader.Members, error) {
 	if !spec.Place.Isolation.Restricted() {
 		return nil, nil
 	}
@@ -123,7 +123,7 @@ func (s *segments) acquire(id attachment.ID, spec *loader.Spec) (*loader.Members
 		return members, nil
 	}
 	s.census.WatchMembers()
-	ctx, cancel := context.WithTimeout(context.Background(), membersWithin)
+	ctx, cancel := context.WithTimeout(ctx, membersWithin)
 	defer cancel()
 	if !waitUntil(ctx, s.census.MembersSynced) {
 		return nil, fmt.Errorf("the members of segment %s are not known: %w", spec.Place.Segment, cni.ErrAway)

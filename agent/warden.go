@@ -245,7 +245,7 @@ func (p *post) isThere() bool {
 
 // patrol looks after the guards of one namespace, until there are none or it is gone.
 func (w *warden) patrol(name string, p *post) {
-	defer p.close()
+	defer func() { _ = p.close() }()
 	pause := pauseLeast
 	for p.isThere() {
 		w.inspect(name, p, nil)

@@ -307,7 +307,7 @@ func (g *Guard) Check(p Place) error {
 
 // check runs inside the namespace of the interface, where the kernel looks the index up.
 func (s side) check(ns *netns.Namespace, index int, dir string) error {
-	preceded := false
+	var preceded bool
 	if s.isLinked(index, dir) {
 		before, err := s.linksBefore(index)
 		if err != nil {

@@ -35,13 +35,12 @@ func (b *bench) refuses(t *testing.T) {
 	}
 }
 
-// acceptingFilter lets all packets pass before what is behind it sees them. Classic BPF
-// takes no right to load programs.
-func acceptingFilter(t *testing.T, b *bench, parent uint32) netlink.Filter {
+// acceptingFilter lets all that the pod sends pass before what is behind it sees that.
+func acceptingFilter(t *testing.T, b *bench) netlink.Filter {
 	t.Helper()
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: b.pod.Link("net1").Attrs().Index, Parent: parent, Priority: filterPriority, Handle: 77, Protocol: 3,
+			LinkIndex: b.pod.Link("net1").Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: filterPriority, Handle: 77, Protocol: 3,
 		},
 		Fd: accepting(t).FD(), Name: "accepting", DirectAction: true,
 	}
@@ -96,10 +95,10 @@ func TestNetnsRestore(t *testing.T) {
 			}})
 		}, ErrDetached},
 		{"a filter before egress", false, func(t *testing.T, b *bench) error {
-			return b.pod.Netlink().FilterAdd(acceptingFilter(t, b, netlink.HANDLE_MIN_EGRESS))
+			return b.pod.Netlink().FilterAdd(acceptingFilter(t, b))
 		}, ErrPreceded},
 		{"a filter in the place of egress", false, func(t *testing.T, b *bench) error {
-			f := acceptingFilter(t, b, netlink.HANDLE_MIN_EGRESS)
+			f := acceptingFilter(t, b)
 			f.Attrs().Handle = filterHandle
 			return b.pod.Netlink().FilterReplace(f)
 		}, ErrDetached},
@@ -162,10 +161,10 @@ func TestNetnsRestore(t *testing.T) {
 // Filters of the pod's own behind the guard are no business of it.
 func TestNetnsRestoreLeavesOthersAlone(t *testing.T) {
 	b := newBench(t)
-	behind := acceptingFilter(t, b, netlink.HANDLE_MIN_EGRESS)
+	behind := acceptingFilter(t, b)
 	behind.Attrs().Priority = filterPriority + 1
 	first := uint32(1)
-	elsewhere := acceptingFilter(t, b, netlink.HANDLE_MIN_EGRESS)
+	elsewhere := acceptingFilter(t, b)
 	elsewhere.Attrs().Chain = &first
 	for _, f := range []netlink.Filter{behind, elsewhere} {
 		if err := b.pod.Netlink().FilterAdd(f); err != nil {

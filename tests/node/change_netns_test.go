@@ -47,7 +47,7 @@ func TestNetnsNetworkChanges(t *testing.T) {
 			spoof := spoofsOf(t, pod.Link("net1").Attrs().HardwareAddr)[1].frame
 			arrived := n.outside.Capture("eth1")
 			ctx, stop := context.WithCancel(t.Context())
-			flooded := n.flood(ctx, n.outside, podAddress, time.Millisecond)
+			flooded := n.flood(ctx, n.outside, time.Millisecond)
 			spoofs := uint64(0)
 			for round := range fewer(20) {
 				was := n.settings(pod)

@@ -165,7 +165,7 @@ func deleteQdisc(l netlink.Link) error {
 
 func deleteFilters(l netlink.Link) error {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netns.Dump(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
+		filters, err := netns.Dump(func() ([]netlink.Filter, error) { return (&netlink.Handle{}).FilterList(l, parent) })
 		if err != nil {
 			return err
 		}

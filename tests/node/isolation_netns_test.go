@@ -205,16 +205,16 @@ func (n *Node) checkSegment(t *testing.T) {
 		n.mustCheck(m.Pod)
 		n.mustDel(m.Pod)
 	}
-	if n.segmentSize("lan") != 0 {
+	if n.segmentSize() != 0 {
 		t.Error("the segment is still there without its members")
 	}
 }
 
-// segmentSize is the metric weir_segment_addresses; 0 where there is none.
-func (n *Node) segmentSize(segment string) (size int) {
+// segmentSize is the metric weir_segment_addresses of the segment lan; 0 where there is none.
+func (n *Node) segmentSize() (size int) {
 	n.tb.Helper()
 	for line := range strings.Lines(string(n.scrape())) {
-		if number, found := strings.CutPrefix(line, fmt.Sprintf("weir_segment_addresses{segment=%q} ", segment)); found {
+		if number, found := strings.CutPrefix(line, `weir_segment_addresses{segment="lan"} `); found {
 			if _, err := fmt.Sscan(number, &size); err != nil {
 				n.tb.Fatal(err)
 			}
@@ -241,7 +241,7 @@ func (n *Node) checkShown(t *testing.T, members []*segmentPod) {
 			t.Errorf("%s is shown as %q, want %q", m.Name, got, want)
 		}
 	}
-	n.await("the members in the metrics", func() bool { return n.segmentSize("lan") == restricted*4 })
+	n.await("the members in the metrics", func() bool { return n.segmentSize() == restricted*4 })
 }
 
 // checkHairpin has the gateway bring two together that are kept apart: it forwards, and
@@ -381,7 +381,7 @@ func TestNetnsIsolationAcrossNodes(t *testing.T) {
 	n.checkReach(t, all)
 
 	n.tell(t, other, a)
-	other.await("the first to be known", func() bool { return other.segmentSize("lan") == 12 })
+	other.await("the first to be known", func() bool { return other.segmentSize() == 12 })
 	n.checkReach(t, slices.Concat(reaches(a, b), reaches(b, a), reaches(a, d), reaches(d, a)))
 	checkUnknown(t, a, b)
 	checkUnknown(t, b, a)
@@ -394,7 +394,7 @@ func TestNetnsIsolationAcrossNodes(t *testing.T) {
 		other.tell(t, n, m)
 	}
 	n.tell(t, other, c)
-	n.await("all to be known", func() bool { return n.segmentSize("lan") == 16 && other.segmentSize("lan") == 16 })
+	n.await("all to be known", func() bool { return n.segmentSize() == 16 && other.segmentSize() == 16 })
 	everything := slices.Concat(all, reaches(a, b), reaches(b, a), reaches(a, d), reaches(d, a), reaches(b, c), reaches(c, b))
 	n.checkReach(t, everything)
 	// The kernel asks for a neighbour that did not answer only after a while.
@@ -413,7 +413,7 @@ func TestNetnsIsolationAcrossNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.mustDel(b.Pod)
-	n.await("one to be forgotten", func() bool { return n.segmentSize("lan") == 12 })
+	n.await("one to be forgotten", func() bool { return n.segmentSize() == 12 })
 	for _, m := range []*segmentPod{a, c} {
 		n.mustDel(m.Pod)
 	}
@@ -461,7 +461,7 @@ func TestNetnsIsolationIsChanged(t *testing.T) {
 	n.Network("isolated", config(object{"type": "macvlan", "master": "eth1"}, object{
 		"ipam": object{"type": "static"}, "weir": object{"isolation": "promiscuous", "segment": "lan"},
 	}))
-	n.await("the members to be let go", func() bool { return n.segmentSize("lan") == 0 })
+	n.await("the members to be let go", func() bool { return n.segmentSize() == 0 })
 	a.role, b.role = "promiscuous", "promiscuous"
 	n.checkReach(t, slices.Concat(reaches(a, b), reaches(b, a)))
 	n.Network("isolated", `{"cniVersion":"1.0.0","type":"macvlan","weir":{"isolation":"nonsense"}}`)

@@ -57,7 +57,7 @@ func TestNetnsKill(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	flooded := n.flood(ctx, n.outside, podAddress, floodEvery)
+	flooded := n.flood(ctx, n.outside, floodEvery)
 	counted := n.Attachment(stays, "net1")
 	for round := range fewer(killRounds) {
 		n.killDuring(t, comes, time.Duration(random.Int64N(int64(killWithin))))

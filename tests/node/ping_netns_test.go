@@ -154,11 +154,11 @@ func (n *Node) ping(from *lan.Host, to string, count int) (answered int) {
 	return count - len(lost)
 }
 
-// flood pings at an interval until ctx ends; what it returns waits for the end,
+// flood pings the pod of podAddress at an interval until ctx ends; what it returns waits for the end,
 // and says how many were sent and which were lost.
-func (n *Node) flood(ctx context.Context, from *lan.Host, to string, interval time.Duration) (wait func() (sent int, lost []uint16, err error)) {
+func (n *Node) flood(ctx context.Context, from *lan.Host, interval time.Duration) (wait func() (sent int, lost []uint16, err error)) {
 	n.tb.Helper()
-	p, err := newPinger(from, to)
+	p, err := newPinger(from, podAddress)
 	if err != nil {
 		n.tb.Fatal(err)
 	}

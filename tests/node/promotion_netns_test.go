@@ -124,7 +124,7 @@ func TestNetnsPromotionLosesNothing(t *testing.T) {
 	for round := range fewer(20) {
 		n.mustAdd(pod)
 		ctx, stop := context.WithCancel(t.Context())
-		flooded := n.flood(ctx, n.outside, podAddress, time.Millisecond)
+		flooded := n.flood(ctx, n.outside, time.Millisecond)
 		n.awaitHook(pod)
 		stop()
 		sent, lost, err := flooded()

@@ -87,7 +87,7 @@ func (n *Node) upgrade(p *Pod, agent string) (sent uint64) {
 	spoof := spoofsOf(n.tb, p.Link("net1").Attrs().HardwareAddr)[1].frame
 	arrived := n.outside.Capture("eth1")
 	ctx, stop := context.WithCancel(context.Background())
-	flooded := n.flood(ctx, n.outside, podAddress, time.Millisecond)
+	flooded := n.flood(ctx, n.outside, time.Millisecond)
 	n.Kill()
 	whole := n.bin
 	n.bin = &binaries{weir: whole.weir, agent: agent, ctl: whole.ctl}
