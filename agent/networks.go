@@ -109,6 +109,7 @@ func (f *networkFollower) change(ctx context.Context, a attachment.Attachment) {
 			"The guard of %s stays as it is: network %s: %v", a.Interface, a.Network, err)})
 		return
 	}
+	f.agent.registry.republish(a)
 	log.Info("a guard follows its network")
 	f.agent.registry.report(a.Pod, cni.Event{Reason: cni.ReasonGuardChanged, Message: fmt.Sprintf(
 		"The guard of %s follows the change of network %s", a.Interface, a.Network)})

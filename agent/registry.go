@@ -261,6 +261,15 @@ func (r *registry) Publish(a attachment.Attachment) {
 	r.enqueue(a)
 }
 
+// republish shows what has changed of an attachment that is still there.
+func (r *registry) republish(a attachment.Attachment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, there := r.published[a.ID]; there {
+		r.published[a.ID] = a
+	}
+}
+
 // enqueue has a guard renewed and promoted, where it needs that.
 func (r *registry) enqueue(a attachment.Attachment) {
 	select {
@@ -337,7 +346,8 @@ func read(guard *loader.Guard) *inspect.Guard {
 	if err != nil {
 		counters = bpf.Counters{}
 	}
-	return &inspect.Guard{Hook: loader.HookOf(guard.Dir()), Counters: counters, Err: err}
+	hits, errHits := guard.Hits()
+	return &inspect.Guard{Hook: loader.HookOf(guard.Dir()), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
 }
 
 // Close lets go of the guards; what they enforce stays in force.

@@ -80,6 +80,16 @@ type AttachmentStatus struct {
 	Allowed []Share `json:"allowed"`
 	// Dropped holds a reason only once it has dropped something.
 	Dropped []Drop `json:"dropped"`
+	// Rules has what each rule of the network has decided, in their order, first those of
+	// ingress.
+	Rules []Rule `json:"rules,omitempty"`
+}
+
+// Rule is a rule of the network and the packets that it has allowed or denied.
+type Rule struct {
+	attachment.Rule
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Share is what was allowed in one direction of one class (unicast, multicast or

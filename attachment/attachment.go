@@ -94,6 +94,14 @@ func (p Pod) String() string {
 	return p.Namespace + "/" + p.Name
 }
 
+// Rule is what names a rule of the network: its direction, its name or number, and allow or
+// deny.
+type Rule struct {
+	Direction string `json:"direction"`
+	Rule      string `json:"rule"`
+	Action    string `json:"action"`
+}
+
 // Attachment is what weir knows of an interface that it guards.
 type Attachment struct {
 	ID
@@ -120,6 +128,8 @@ type Attachment struct {
 	// Index is the number of the interface where the programs sit, in its namespace; 0
 	// where it is not known.
 	Index int `json:"index,omitempty"`
+	// Rules are those that the guard keeps, all of ingress before those of egress.
+	Rules []Rule `json:"rules,omitempty"`
 	// PinDir is the name of the directory of pins; empty when not guarded.
 	PinDir  string    `json:"pinDir,omitempty"`
 	Created time.Time `json:"created"`

@@ -29,7 +29,14 @@ const (
 	RateMap        = "weir_rate"
 	HeardMap       = "weir_heard"
 	MembersMap     = "weir_members"
+	PeersMap       = "weir_peers"
+	ServicesMap    = "weir_services"
+	HitsMap        = "weir_hits"
 )
+
+// RuleFunction is the name of the function that looks for the rule of a packet, which
+// without rules is not called.
+const RuleFunction = "weir_rule_of"
 
 // PrefixesMax is the number of source prefixes of each address family that one
 // attachment may have (WEIR_PREFIXES_MAX).
@@ -114,6 +121,19 @@ const (
 	RoleNone      = uint32(weirWeirRoleWEIR_ROLE_NONE)
 	RoleIsolated  = uint32(weirWeirRoleWEIR_ROLE_ISOLATED)
 	RoleCommunity = uint32(weirWeirRoleWEIR_ROLE_COMMUNITY)
+)
+
+// Peer is a key of the peers map: a prefix of a direction, a version of IP and an address.
+type Peer = weirWeirPeer
+
+// Service is a key of the services map: a prefix of a part, a protocol and a port.
+type Service = weirWeirService
+
+// What is or'ed to the direction in a Service (WEIR_PART_WHOLE, WEIR_PART_LATER): whether it
+// is about packets with ports or about later fragments.
+const (
+	PartWhole uint8 = 0
+	PartLater uint8 = 1 << 1
 )
 
 // Check is a set of checks, or'ed; it is the programs' constant weir_checks.

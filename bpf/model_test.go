@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/weir-cni/weir/policy"
 )
 
 // model decides what weir_egress decides, written from the meaning of the checks
@@ -21,6 +23,7 @@ type model struct {
 	// away, by MAC or address as text.
 	own    membership
 	others map[string]membership
+	rules  []policy.Rule
 }
 
 // membership is "isolated", "community" with its number, or "" for one who talks to all.
@@ -55,7 +58,10 @@ func (m *model) judge(frame []byte) string {
 	if verdict := m.judgeConduct(binary.BigEndian.Uint16(frame[12:]), frame[14:]); verdict != "allowed" {
 		return verdict
 	}
-	return m.judgeIsolation(frame, Egress)
+	if verdict := m.judgeIsolation(frame, Egress); verdict != "allowed" {
+		return verdict
+	}
+	return m.judgeRules(policy.Egress, binary.BigEndian.Uint16(frame[12:]), frame[14:])
 }
 
 func (m *model) judgeSource(frame []byte) string {
@@ -351,7 +357,10 @@ func (m *model) judgeArrival(frame []byte) string {
 	if m.has(CheckDestination) && frame[0]&1 == 0 && !bytes.Equal(frame[:6], m.mac) {
 		return "foreign_destination"
 	}
-	return m.judgeIsolation(frame, Ingress)
+	if verdict := m.judgeIsolation(frame, Ingress); verdict != "allowed" {
+		return verdict
+	}
+	return m.judgeRules(policy.Ingress, binary.BigEndian.Uint16(frame[12:]), frame[14:])
 }
 
 func (m *model) isApartFrom(name string) bool { return !m.own.mayTalkTo(m.others[name]) }
@@ -508,4 +517,100 @@ func protocolOf(p []byte) byte {
 		next, at = rest[0], at+length
 	}
 	return next
+}
+
+// judgeRules goes through the rules, of which the first that matches decides.
+func (m *model) judgeRules(d policy.Direction, ethertype uint16, p []byte) string {
+	if len(policy.Of(m.rules, d)) == 0 {
+		return "allowed"
+	}
+	switch ethertype {
+	case etherIPv4:
+		return m.rulesIPv4(d, p)
+	case etherIPv6:
+		return m.rulesIPv6(d, p)
+	}
+	return "allowed"
+}
+
+func (m *model) rulesIPv4(d policy.Direction, p []byte) string {
+	if len(p) < 20 || p[0]>>4 != 4 || p[0]&15 < 5 {
+		return "malformed"
+	}
+	peer := p[16:20]
+	if d == policy.Ingress {
+		peer = p[12:16]
+	}
+	if binary.BigEndian.Uint16(p[6:])&0x1fff != 0 {
+		return m.firstRule(d, peer, p[9], -1)
+	}
+	return m.rulesTransport(d, peer, p[9], p[min(int(p[0]&15)*4, len(p)):])
+}
+
+func (m *model) rulesIPv6(d policy.Direction, p []byte) string {
+	if len(p) < 40 || p[0]>>4 != 6 {
+		return "malformed"
+	}
+	peer := p[24:40]
+	if d == policy.Ingress {
+		peer = p[8:24]
+	}
+	next, at := p[6], 40
+	for i := 0; isExtension(next); i++ {
+		rest := p[min(at, len(p)):]
+		if i == 6 || len(rest) < 4 {
+			return "malformed"
+		}
+		length := (int(rest[1]) + 1) * 8
+		switch next {
+		case 44:
+			if binary.BigEndian.Uint16(rest[2:])&0xfff8 != 0 {
+				return m.firstRule(d, peer, rest[0], -1)
+			}
+			length = 8
+		case 51:
+			length = (int(rest[1]) + 2) * 4
+		}
+		if rest[0] == 0 || next == 44 && rest[0] != 51 && isExtension(rest[0]) {
+			return "malformed"
+		}
+		next, at = rest[0], at+length
+	}
+	rest := p[min(at, len(p)):]
+	if next == 58 {
+		if len(rest) == 0 {
+			return "malformed"
+		}
+		if rest[0] >= 130 && rest[0] <= 137 || rest[0] == 143 {
+			return "allowed"
+		}
+	}
+	return m.rulesTransport(d, peer, next, rest)
+}
+
+func (m *model) rulesTransport(d policy.Direction, peer []byte, protocol byte, transport []byte) string {
+	if protocol != 6 && protocol != 17 && protocol != 132 {
+		return m.firstRule(d, peer, protocol, 0)
+	}
+	if len(transport) < 4 {
+		return "malformed"
+	}
+	return m.firstRule(d, peer, protocol, int(binary.BigEndian.Uint16(transport[2:])))
+}
+
+// firstRule is that for a port, or -1 for a fragment that has none.
+func (m *model) firstRule(d policy.Direction, peer []byte, protocol byte, port int) string {
+	address, _ := netip.AddrFromSlice(peer)
+	numbers := map[string][]byte{"tcp": {6}, "udp": {17}, "sctp": {132}, "icmp": {1, 58}}
+	for _, i := range policy.Of(m.rules, d) {
+		r := m.rules[i]
+		hasPeer := len(r.CIDRs) == 0 || slices.ContainsFunc(r.CIDRs, func(p netip.Prefix) bool { return p.Contains(address) })
+		hasProtocol := r.Protocol == "" || slices.Contains(numbers[r.Protocol], protocol)
+		hasPort := len(r.Ports) == 0 || port == -1 && r.Action == policy.Allow ||
+			slices.ContainsFunc(r.Ports, func(p policy.Ports) bool { return int(p.First) <= port && port <= int(p.Last) })
+		if hasPeer && hasProtocol && hasPort {
+			return map[policy.Action]string{policy.Allow: "allowed", policy.Deny: "rule_denied"}[r.Action]
+		}
+	}
+	return "allowed"
 }

@@ -43,6 +43,12 @@ func load(tb testing.TB, checks Check, prefixes ...string) *loaded {
 // loadWith sets further constants of the programs.
 func loadWith(tb testing.TB, constants map[string]any, checks Check, prefixes ...string) *loaded {
 	tb.Helper()
+	return loadSized(tb, nil, constants, checks, prefixes...)
+}
+
+// loadSized gives maps another number of entries, too.
+func loadSized(tb testing.TB, sizes map[string]uint32, constants map[string]any, checks Check, prefixes ...string) *loaded {
+	tb.Helper()
 	// Before 5.11 maps count as locked memory, of which there is little.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		tb.Fatal(err)
@@ -50,6 +56,9 @@ func loadWith(tb testing.TB, constants map[string]any, checks Check, prefixes ..
 	spec, err := CollectionSpec()
 	if err != nil {
 		tb.Fatal(err)
+	}
+	for name, entries := range sizes {
+		spec.Maps[name].MaxEntries = entries
 	}
 	if err := spec.Variables["weir_checks"].Set(uint32(checks)); err != nil {
 		tb.Fatal(err)

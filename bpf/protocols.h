@@ -22,6 +22,7 @@
 #define WEIR_OPTION_SSRR 137 /* strict source and record route */
 
 /* Types of ICMPv6 (RFC 4443 and the documents that it names). */
+#define WEIR_MLD_QUERY 130		/* RFC 2710 */
 #define WEIR_MLD_REPORT 131		/* RFC 2710 */
 #define WEIR_MLD_DONE 132		/* RFC 2710 */
 #define WEIR_ROUTER_SOLICITATION 133	/* RFC 4861 */

@@ -32,7 +32,8 @@
 	X(BROADCAST_STORM, broadcast_storm)         \
 	X(MULTICAST_STORM, multicast_storm)         \
 	X(UNKNOWN_STORM, unknown_storm)             \
-	X(ISOLATED, isolated)
+	X(ISOLATED, isolated)                       \
+	X(RULE_DENIED, rule_denied)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

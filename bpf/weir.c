@@ -32,6 +32,7 @@
 #include "traffic.h"
 #include "storm.h"
 #include "isolation.h"
+#include "rules.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -42,6 +43,8 @@ const volatile char bpf_metadata_container[80];
 const volatile char bpf_metadata_build[16];
 /* What it was made with: an agent replaces it when that has changed. */
 const volatile char bpf_metadata_settings[16];
+/* Of its rules alone: while they are the same, their hits go on. */
+const volatile char bpf_metadata_rules[16];
 
 /* Keeps the enums in the object's BTF, from which the Go constants are made. */
 const enum weir_verdict *const weir_verdicts __attribute__((unused));
@@ -69,6 +72,8 @@ int weir_ingress(struct __sk_buff *skb)
 		verdict = weir_isolation(skb, true);
 	size = weir_size_of(skb);
 	if (verdict == WEIR_ALLOWED)
+		verdict = weir_judge(skb, WEIR_INGRESS, size).verdict;
+	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_INGRESS, size.bytes);
 	weir_count(&counters->ingress, verdict, size);
 	if (verdict != WEIR_ALLOWED)
@@ -94,6 +99,8 @@ int weir_egress(struct __sk_buff *skb)
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_isolation(skb, false);
 	size = weir_size_of(skb);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_judge(skb, WEIR_EGRESS, size).verdict;
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_storms(skb, size.packets);
 	if (verdict == WEIR_ALLOWED)

@@ -47,426 +47,122 @@ type weirWeirControl struct {
 	IngressAction int32
 }
 
+type weirWeirCount struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
 type weirWeirCounters struct {
 	_       structs.HostLayout
 	Ingress struct {
-		_       structs.HostLayout
-		Allowed struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		Malformed struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		VlanTagged struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedMac struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedIpv4 struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedIpv6 struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedArpMac struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedArpIp struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RateLimited struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RogueDhcp struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RogueRouter struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SourceRouted struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		ForeignEthertype struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedNeighbour struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		DoubleTagged struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RoutingHeader struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		ForeignDestination struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		BroadcastStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		MulticastStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		UnknownStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		Isolated struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
+		_                  structs.HostLayout
+		Allowed            weirWeirCount
+		Malformed          weirWeirCount
+		VlanTagged         weirWeirCount
+		SpoofedMac         weirWeirCount
+		SpoofedIpv4        weirWeirCount
+		SpoofedIpv6        weirWeirCount
+		SpoofedArpMac      weirWeirCount
+		SpoofedArpIp       weirWeirCount
+		RateLimited        weirWeirCount
+		RogueDhcp          weirWeirCount
+		RogueRouter        weirWeirCount
+		SourceRouted       weirWeirCount
+		ForeignEthertype   weirWeirCount
+		SpoofedNeighbour   weirWeirCount
+		DoubleTagged       weirWeirCount
+		RoutingHeader      weirWeirCount
+		ForeignDestination weirWeirCount
+		BroadcastStorm     weirWeirCount
+		MulticastStorm     weirWeirCount
+		UnknownStorm       weirWeirCount
+		Isolated           weirWeirCount
+		RuleDenied         weirWeirCount
 	}
 	Egress struct {
-		_       structs.HostLayout
-		Allowed struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		Malformed struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		VlanTagged struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedMac struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedIpv4 struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedIpv6 struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedArpMac struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedArpIp struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RateLimited struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RogueDhcp struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RogueRouter struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SourceRouted struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		ForeignEthertype struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		SpoofedNeighbour struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		DoubleTagged struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		RoutingHeader struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		ForeignDestination struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		BroadcastStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		MulticastStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		UnknownStorm struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
-		Isolated struct {
-			_       structs.HostLayout
-			Packets uint64
-			Bytes   uint64
-		}
+		_                  structs.HostLayout
+		Allowed            weirWeirCount
+		Malformed          weirWeirCount
+		VlanTagged         weirWeirCount
+		SpoofedMac         weirWeirCount
+		SpoofedIpv4        weirWeirCount
+		SpoofedIpv6        weirWeirCount
+		SpoofedArpMac      weirWeirCount
+		SpoofedArpIp       weirWeirCount
+		RateLimited        weirWeirCount
+		RogueDhcp          weirWeirCount
+		RogueRouter        weirWeirCount
+		SourceRouted       weirWeirCount
+		ForeignEthertype   weirWeirCount
+		SpoofedNeighbour   weirWeirCount
+		DoubleTagged       weirWeirCount
+		RoutingHeader      weirWeirCount
+		ForeignDestination weirWeirCount
+		BroadcastStorm     weirWeirCount
+		MulticastStorm     weirWeirCount
+		UnknownStorm       weirWeirCount
+		Isolated           weirWeirCount
+		RuleDenied         weirWeirCount
 	}
 	IngressAllowed struct {
 		_       structs.HostLayout
 		Unicast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 		Multicast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 		Broadcast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 	}
 	EgressAllowed struct {
 		_       structs.HostLayout
 		Unicast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 		Multicast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 		Broadcast struct {
-			_   structs.HostLayout
-			Tcp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Udp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Icmp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Sctp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Arp struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
-			Other struct {
-				_       structs.HostLayout
-				Packets uint64
-				Bytes   uint64
-			}
+			_     structs.HostLayout
+			Tcp   weirWeirCount
+			Udp   weirWeirCount
+			Icmp  weirWeirCount
+			Sctp  weirWeirCount
+			Arp   weirWeirCount
+			Other weirWeirCount
 		}
 	}
 }
@@ -532,6 +228,15 @@ const (
 	weirWeirMemberKindWEIR_MEMBER_ADDRESS weirWeirMemberKind = 1
 )
 
+type weirWeirPeer struct {
+	_         structs.HostLayout
+	Bits      uint32
+	Direction uint8
+	Version   uint8
+	Unused    [2]uint8
+	Address   [4]uint32
+}
+
 type weirWeirRate struct {
 	_             structs.HostLayout
 	BitsPerSecond uint64
@@ -547,6 +252,14 @@ const (
 	weirWeirRoleWEIR_ROLE_ISOLATED  weirWeirRole = 1
 	weirWeirRoleWEIR_ROLE_COMMUNITY weirWeirRole = 2
 )
+
+type weirWeirService struct {
+	_        structs.HostLayout
+	Bits     uint32
+	Part     uint8
+	Protocol uint8
+	Port     uint16
+}
 
 type weirWeirVerdict uint32
 
@@ -572,7 +285,8 @@ const (
 	weirWeirVerdictWEIR_MULTICAST_STORM     weirWeirVerdict = 18
 	weirWeirVerdictWEIR_UNKNOWN_STORM       weirWeirVerdict = 19
 	weirWeirVerdictWEIR_ISOLATED            weirWeirVerdict = 20
-	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 21
+	weirWeirVerdictWEIR_RULE_DENIED         weirWeirVerdict = 21
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 22
 )
 
 // Names of all BPF objects in the ELF.
@@ -583,8 +297,11 @@ const (
 	weirMapWeirCounters         = "weir_counters"
 	weirMapWeirFacts            = "weir_facts"
 	weirMapWeirHeard            = "weir_heard"
+	weirMapWeirHits             = "weir_hits"
 	weirMapWeirMembers          = "weir_members"
+	weirMapWeirPeers            = "weir_peers"
 	weirMapWeirRate             = "weir_rate"
+	weirMapWeirServices         = "weir_services"
 	weirMapWeirStorm            = "weir_storm"
 	weirProgWeirEgress          = "weir_egress"
 	weirProgWeirIngress         = "weir_ingress"
@@ -593,14 +310,17 @@ const (
 	weirVarBpfMetadataInterface = "bpf_metadata_interface"
 	weirVarBpfMetadataNetwork   = "bpf_metadata_network"
 	weirVarBpfMetadataPod       = "bpf_metadata_pod"
+	weirVarBpfMetadataRules     = "bpf_metadata_rules"
 	weirVarBpfMetadataSettings  = "bpf_metadata_settings"
 	weirVarWeirChecks           = "weir_checks"
 	weirVarWeirClasses          = "weir_classes"
 	weirVarWeirCommunity        = "weir_community"
+	weirVarWeirDenies           = "weir_denies"
 	weirVarWeirFamilies         = "weir_families"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
 	weirVarWeirMemberKinds      = "weir_member_kinds"
 	weirVarWeirRole             = "weir_role"
+	weirVarWeirRules            = "weir_rules"
 	weirVarWeirStormTicks       = "weir_storm_ticks"
 	weirVarWeirVerdicts         = "weir_verdicts"
 )
@@ -659,8 +379,11 @@ type weirMapSpecs struct {
 	WeirCounters *ebpf.MapSpec `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.MapSpec `ebpf:"weir_heard"`
+	WeirHits     *ebpf.MapSpec `ebpf:"weir_hits"`
 	WeirMembers  *ebpf.MapSpec `ebpf:"weir_members"`
+	WeirPeers    *ebpf.MapSpec `ebpf:"weir_peers"`
 	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
+	WeirServices *ebpf.MapSpec `ebpf:"weir_services"`
 	WeirStorm    *ebpf.MapSpec `ebpf:"weir_storm"`
 }
 
@@ -673,14 +396,17 @@ type weirVariableSpecs struct {
 	BpfMetadataInterface *ebpf.VariableSpec `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.VariableSpec `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.VariableSpec `ebpf:"bpf_metadata_pod"`
+	BpfMetadataRules     *ebpf.VariableSpec `ebpf:"bpf_metadata_rules"`
 	BpfMetadataSettings  *ebpf.VariableSpec `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
 	WeirCommunity        *ebpf.VariableSpec `ebpf:"weir_community"`
+	WeirDenies           *ebpf.VariableSpec `ebpf:"weir_denies"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
 	WeirMemberKinds      *ebpf.VariableSpec `ebpf:"weir_member_kinds"`
 	WeirRole             *ebpf.VariableSpec `ebpf:"weir_role"`
+	WeirRules            *ebpf.VariableSpec `ebpf:"weir_rules"`
 	WeirStormTicks       *ebpf.VariableSpec `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.VariableSpec `ebpf:"weir_verdicts"`
 }
@@ -709,8 +435,11 @@ type weirMaps struct {
 	WeirCounters *ebpf.Map `ebpf:"weir_counters"`
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.Map `ebpf:"weir_heard"`
+	WeirHits     *ebpf.Map `ebpf:"weir_hits"`
 	WeirMembers  *ebpf.Map `ebpf:"weir_members"`
+	WeirPeers    *ebpf.Map `ebpf:"weir_peers"`
 	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
+	WeirServices *ebpf.Map `ebpf:"weir_services"`
 	WeirStorm    *ebpf.Map `ebpf:"weir_storm"`
 }
 
@@ -720,8 +449,11 @@ func (m *weirMaps) Close() error {
 		m.WeirCounters,
 		m.WeirFacts,
 		m.WeirHeard,
+		m.WeirHits,
 		m.WeirMembers,
+		m.WeirPeers,
 		m.WeirRate,
+		m.WeirServices,
 		m.WeirStorm,
 	)
 }
@@ -735,14 +467,17 @@ type weirVariables struct {
 	BpfMetadataInterface *ebpf.Variable `ebpf:"bpf_metadata_interface"`
 	BpfMetadataNetwork   *ebpf.Variable `ebpf:"bpf_metadata_network"`
 	BpfMetadataPod       *ebpf.Variable `ebpf:"bpf_metadata_pod"`
+	BpfMetadataRules     *ebpf.Variable `ebpf:"bpf_metadata_rules"`
 	BpfMetadataSettings  *ebpf.Variable `ebpf:"bpf_metadata_settings"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
 	WeirCommunity        *ebpf.Variable `ebpf:"weir_community"`
+	WeirDenies           *ebpf.Variable `ebpf:"weir_denies"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
 	WeirMemberKinds      *ebpf.Variable `ebpf:"weir_member_kinds"`
 	WeirRole             *ebpf.Variable `ebpf:"weir_role"`
+	WeirRules            *ebpf.Variable `ebpf:"weir_rules"`
 	WeirStormTicks       *ebpf.Variable `ebpf:"weir_storm_ticks"`
 	WeirVerdicts         *ebpf.Variable `ebpf:"weir_verdicts"`
 }

@@ -83,6 +83,7 @@ func (p *Plugin) adaptOne(ctx context.Context, record *state.Record, i int) (boo
 		stored.Options = before
 		return false, err
 	}
+	stored.Attachment.Rules = rulesOf(wanted.Rules)
 	return true, nil
 }
 

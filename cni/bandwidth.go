@@ -66,5 +66,5 @@ func (j *job) limitsOf() (bandwidth, error) {
 	return b, nil
 }
 
-// errNeedsGuard is the error of a bandwidth that nothing can keep.
-var errNeedsGuard = errors.New("its bandwidth cannot be kept")
+// errNeedsGuard is the error of a bandwidth, or of rules, that nothing can keep.
+var errNeedsGuard = errors.New("its bandwidth or its rules need the guard")

@@ -19,6 +19,7 @@ import (
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/policy"
 	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
@@ -73,6 +74,9 @@ type options struct {
 	// Segment names what networks of different isolation have in common; the default is
 	// the network alone.
 	Segment string `json:"segment,omitempty"`
+	// Rules are what pods may receive and send. The first that matches decides; what none
+	// matches passes.
+	Rules policy.List `json:"rules,omitempty"`
 }
 
 // stormLimit is in packets a second; 0 is no limit.

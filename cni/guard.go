@@ -17,6 +17,7 @@ import (
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/netif"
 	"github.com/weir-cni/weir/netns"
+	"github.com/weir-cni/weir/policy"
 	"github.com/weir-cni/weir/segment"
 	"github.com/weir-cni/weir/state"
 )
@@ -99,6 +100,10 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Sources:     j.option.Sources,
 		Place:       j.place(),
 		GoesRound:   slices.Contains(j.option.Allow, qdiscBypass),
+		Rules: loader.Rules{
+			Ingress: policy.Compile(j.option.Rules, policy.Ingress),
+			Egress:  policy.Compile(j.option.Rules, policy.Egress),
+		},
 	}
 }
 
@@ -125,10 +130,22 @@ func (j *job) attachGuard(pod *netns.Namespace, made *current.Interface, may sen
 	if i := j.option.Isolation; i.Role() != segment.None {
 		j.stored.Attachment.Isolation = i.String()
 	}
+	j.stored.Attachment.Rules = rulesOf(j.option.Rules)
 	if err := j.join(mac, nil); err != nil {
 		return &guarded{}, err
 	}
 	return &guarded{guard: guard, join: j.join, mac: mac, further: spec.Sources}, nil
+}
+
+// rulesOf names the rules in the order of their hits.
+func rulesOf(rules policy.List) []attachment.Rule {
+	var of []attachment.Rule
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		for _, i := range policy.Of(rules, d) {
+			of = append(of, attachment.Rule{Direction: string(d), Rule: policy.Label(rules, i), Action: string(rules[i].Action)})
+		}
+	}
+	return of
 }
 
 var errNotEthernet = errors.New("it is no Ethernet interface, and only those can be guarded; " +

@@ -86,7 +86,7 @@ func (j *job) join(mac net.HardwareAddr, sources []netip.Prefix) error {
 // needsGuard is why the attachment cannot do without its programs; nil when it can.
 func (j *job) needsGuard() error {
 	switch {
-	case j.limits.isLimited():
+	case j.limits.isLimited(), len(j.option.Rules) > 0:
 		return errNeedsGuard
 	case j.option.Isolation.Restricted():
 		return errIsolation

@@ -29,6 +29,8 @@ type Guard struct {
 	Counters bpf.Counters
 	// Restored counts how often the guard was put right, by what was wrong with it.
 	Restored map[string]uint64
+	// Hits are what each of the attachment's rules has decided.
+	Hits []bpf.Count
 	// Err is set when the counters could not be read.
 	Err error
 }
@@ -71,7 +73,16 @@ func statusOf(a Attachment) api.AttachmentStatus {
 			}
 		}
 	}
+	status.Rules = rulesOf(&a)
 	return status
+}
+
+func rulesOf(a *Attachment) []api.Rule {
+	var rules []api.Rule
+	for i, n := range a.Guard.Hits[:min(len(a.Guard.Hits), len(a.Rules))] {
+		rules = append(rules, api.Rule{Rule: a.Rules[i], Packets: n.Packets, Bytes: n.Bytes})
+	}
+	return rules
 }
 
 func sharesOf(counters *bpf.Counters) []api.Share {
@@ -118,5 +129,6 @@ func pinned(bpfDir string, a *attachment.Attachment) *Guard {
 	}
 	dir := filepath.Join(bpfDir, a.PinDir)
 	counters, err := loader.ReadCounters(dir)
-	return &Guard{Hook: loader.HookOf(dir), Counters: counters, Err: err}
+	hits, errHits := loader.ReadHits(dir)
+	return &Guard{Hook: loader.HookOf(dir), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
 }

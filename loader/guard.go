@@ -25,6 +25,7 @@ const (
 	pinControl     = "control"
 	pinRate        = "rate"    // only with bandwidth
 	pinMembers     = "members" // only with isolation
+	pinHits        = "hits"    // only with rules
 	pinIngress     = "prog_ingress"
 	pinEgress      = "prog_egress"
 	pinIngressLink = "link_ingress"
@@ -42,6 +43,7 @@ type Guard struct {
 	facts, control  *ebpf.Map
 	rate            *ebpf.Map // nil without bandwidth
 	members         *ebpf.Map // nil without isolation
+	hits            *ebpf.Map // nil without rules
 
 	mu    sync.Mutex   // orders changes
 	open  sync.RWMutex // held for writing by Close, for reading by Counters
@@ -65,6 +67,7 @@ func openFrom(dir string, path func(pin string) string) (*Guard, error) {
 		openMap(&g.control, path(pinControl), nil),
 		openIfThere(&g.rate, path(pinRate)),
 		openIfThere(&g.members, path(pinMembers)),
+		openIfThere(&g.hits, path(pinHits)),
 		openIfThere(&g.carried, path(pinCarried)),
 	)
 	if err != nil {
@@ -97,7 +100,7 @@ func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
 	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
-		g.members.Close(), g.carried.Close())
+		g.members.Close(), g.hits.Close(), g.carried.Close())
 }
 
 // Dir is the directory of the pins.
@@ -130,6 +133,7 @@ func (g *Guard) pin(dir string) error {
 		g.egress.Pin(filepath.Join(dir, pinEgress)),
 		g.pinRate(dir),
 		g.pinMembers(dir),
+		g.pinHits(dir),
 	)
 }
 

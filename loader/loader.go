@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -58,6 +59,8 @@ type Spec struct {
 	Ingress, Egress Rate
 	// Storms are limits of what the pod sends to all, to groups and to unknown hosts.
 	Storms Storms
+	// Rules are what the network lets pass.
+	Rules Rules `json:"-"`
 	// GoesRound leaves the pod the sockets that send past tc. The programs know nothing of
 	// it.
 	GoesRound bool
@@ -81,8 +84,13 @@ func (s Spec) settings() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("summing the settings up: %w", err)
 	}
+	return digest(append(data, s.Rules.digest()...)), nil
+}
+
+// digest is twelve hexadecimal digits of the SHA-256.
+func digest(data []byte) string {
 	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])[:12], nil
+	return hex.EncodeToString(sum[:])[:12]
 }
 
 // Validate tells why no guard can be made of a spec.
@@ -168,14 +176,27 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	if !spec.Place.Isolation.Restricted() {
 		withoutMembers(compiled.Maps[bpf.MembersMap])
 	}
+	spec.Rules.size(compiled.Maps)
 	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
 	}
 	var o objects
-	if err := compiled.LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
+	var rules ruleObjects
+	var to any = &o
+	if spec.Rules.len() > 0 {
+		to = &struct {
+			*objects
+			*ruleObjects
+		}{&o, &rules}
+	} else {
+		withoutRules(compiled)
+	}
+	if err := compiled.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return nil, err
 	}
 	defer o.Constants.Close()
+	defer rules.Peers.Close()
+	defer rules.Services.Close()
 	g := &Guard{
 		ingress:  o.Ingress,
 		egress:   o.Egress,
@@ -188,6 +209,10 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 		keepIf(spec.isLimited(), &g.rate, o.Rate),
 		keepIf(spec.Place.Isolation.Restricted(), &g.members, o.Members),
 	); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	g.hits = rules.Hits
+	if err := spec.Rules.write(rules.Peers, rules.Services); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	if err := bindMetadata(&o); err != nil {
@@ -219,6 +244,13 @@ type objects struct {
 	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
+// ruleObjects are what is loaded with rules only; else they are nil.
+type ruleObjects struct {
+	Peers    *ebpf.Map `ebpf:"weir_peers"`
+	Services *ebpf.Map `ebpf:"weir_services"`
+	Hits     *ebpf.Map `ebpf:"weir_hits"`
+}
+
 func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error {
 	settings, err := spec.settings()
 	if err != nil {
@@ -236,7 +268,9 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		"bpf_metadata_container": spec.ContainerID,
 		"bpf_metadata_build":     build,
 		"bpf_metadata_settings":  settings,
+		"bpf_metadata_rules":     spec.Rules.digest(),
 	}
+	maps.Copy(constants, spec.Rules.constants())
 	for name, value := range constants {
 		variable := compiled.Variables[name]
 		if text, ok := value.(string); ok {

@@ -19,6 +19,8 @@ type Metadata struct {
 	Build string
 	// Settings tell guards apart that are made in different ways; empty of a build that did not say.
 	Settings string
+	// Rules tell rules apart; empty where there are none.
+	Rules string
 }
 
 // ReadMetadata reads the metadata of a pinned guard, as bpftool prog does. The
@@ -54,7 +56,7 @@ func readMetadata(dir string) (*Metadata, error) {
 	read := func(name string) string { return textAt(section, "bpf_metadata_"+name, value) }
 	return &Metadata{
 		Pod: read("pod"), Interface: read("interface"), Network: read("network"), ContainerID: read("container"),
-		Build: read("build"), Settings: read("settings"),
+		Build: read("build"), Settings: read("settings"), Rules: read("rules"),
 	}, nil
 }
 

@@ -144,6 +144,12 @@ func (g *Guard) pins() []string {
 	if g.rate != nil {
 		pins = append(pins, pinRate)
 	}
+	if g.members != nil {
+		pins = append(pins, pinMembers)
+	}
+	if g.hits != nil {
+		pins = append(pins, pinHits)
+	}
 	return pins
 }
 

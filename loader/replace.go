@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -120,12 +121,23 @@ func (r *replacement) shared(spec Spec) map[string]*ebpf.Map {
 	if spec.Place.Isolation.Restricted() && spec.Members == nil && r.old.members != nil {
 		candidates[bpf.MembersMap] = r.old.members
 	}
+	layout := r.loader.spec.Copy().Maps
+	if r.old.hits != nil && r.hasSameRules(spec) {
+		candidates[bpf.HitsMap] = r.old.hits
+		spec.Rules.size(layout)
+	}
 	for name, m := range candidates {
-		if r.loader.spec.Maps[name].Compatible(m) == nil {
+		if layout[name].Compatible(m) == nil {
 			shared[name] = m
 		}
 	}
 	return shared
+}
+
+// hasSameRules tells that the old guard has the same rules, of which the hits go on.
+func (r *replacement) hasSameRules(spec Spec) bool {
+	metadata, err := ReadMetadata(r.dir)
+	return err == nil && metadata.Rules != "" && metadata.Rules == spec.Rules.digest()
 }
 
 // facts are those that are in force or, where their layout is another, those of the
@@ -211,7 +223,7 @@ func (r *replacement) steps() []func() error {
 	steps := []func() error{r.swap, waitForPrograms, r.carry}
 	// The counters first: what is carried is in force beside the new ones alone. The
 	// program of egress last.
-	for _, pin := range []string{pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinMembers, pinIngress, pinEgress} {
+	for _, pin := range []string{pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinMembers, pinHits, pinIngress, pinEgress} {
 		steps = append(steps, func() error { return r.move(pin) })
 	}
 	return append(steps, func() error { return Remove(r.next) })
@@ -327,8 +339,7 @@ func (r *replacement) move(pin string) error {
 	if exists(from) {
 		return os.Rename(from, to)
 	}
-	isLeft := pin == pinRate && r.guard.rate == nil || pin == pinMembers && r.guard.members == nil
-	if !isLeft {
+	if pin != pinRate && pin != pinMembers && pin != pinHits || slices.Contains(r.guard.pins(), pin) {
 		return nil
 	}
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"net/http"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,6 +96,7 @@ var (
 	dropLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "reason")
 	restoredLabels   = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "reason")
 	shareLabels      = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "class", "protocol")
+	ruleLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "rule", "action")
 	infoLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)],
 		"type", "master", "mode", "mac", "ips", "container_id", "hook")
 )
@@ -105,6 +107,7 @@ type Collector struct {
 	packets, bytes                map[bpf.Direction]*prometheus.Desc
 	allowedPackets, allowedBytes  *prometheus.Desc
 	droppedPackets, droppedBytes  *prometheus.Desc
+	rulePackets, ruleBytes        *prometheus.Desc
 	info, attachments, unreadable *prometheus.Desc
 	restored, gone                *prometheus.Desc
 }
@@ -125,6 +128,8 @@ func NewCollector(source Source) *Collector {
 		allowedBytes:   desc("allowed_bytes_total", "Bytes that passed, by the pod's direction, by class and by protocol.", shareLabels),
 		droppedPackets: desc("dropped_packets_total", "Packets that the guard dropped, by the pod's direction and by reason.", dropLabels),
 		droppedBytes:   desc("dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
+		rulePackets:    desc("rule_packets_total", "Packets on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
+		ruleBytes:      desc("rule_bytes_total", "Bytes on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
 		info:           desc("info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
 		attachments:    prometheus.NewDesc("weir_attachments", "Attachments on this node.", nil, nil),
 		restored:       prometheus.NewDesc("weir_guard_restored_total", "Guards that were put right after somebody had tampered with them, by what was wrong.", restoredLabels, nil),
@@ -147,6 +152,8 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.allowedBytes
 	ch <- c.droppedPackets
 	ch <- c.droppedBytes
+	ch <- c.rulePackets
+	ch <- c.ruleBytes
 	ch <- c.info
 	ch <- c.attachments
 	ch <- c.unreadable
@@ -172,6 +179,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		default:
 			c.collectCounters(ch, &all[i])
 			c.collectAllowed(ch, &all[i])
+			c.collectRules(ch, &all[i])
 		}
 	}
 	ch <- gauge(c.attachments, float64(len(all)))
@@ -249,6 +257,16 @@ func (c *Collector) collectAllowed(ch chan<- prometheus.Metric, a *inspect.Attac
 				}
 			}
 		}
+	}
+}
+
+// collectRules shows every rule, also one that has decided nothing yet.
+func (c *Collector) collectRules(ch chan<- prometheus.Metric, a *inspect.Attachment) {
+	labels := labelsOf(a)
+	for i, n := range a.Guard.Hits[:min(len(a.Guard.Hits), len(a.Rules))] {
+		rule := slices.Concat(labels, []string{a.Rules[i].Direction, a.Rules[i].Rule, a.Rules[i].Action})
+		ch <- counter(c.rulePackets, n.Packets, a, rule)
+		ch <- counter(c.ruleBytes, n.Bytes, a, rule)
 	}
 }
 

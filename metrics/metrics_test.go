@@ -70,8 +70,11 @@ func web() inspect.Attachment {
 			MAC:       "02:00:00:00:00:01",
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")},
 			Created:   born,
+			Rules:     []attachment.Rule{{Direction: "ingress", Rule: "web", Action: "deny"}},
 		},
-		Guard: &inspect.Guard{Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}},
+		Guard: &inspect.Guard{
+			Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}, Hits: []bpf.Count{{Packets: 2, Bytes: 120}},
+		},
 	}
 }
 
@@ -97,6 +100,12 @@ weir_attachment_receive_bytes_total{interface="net1",namespace="shop",network_na
 # HELP weir_attachment_receive_packets_total Packets that the pod received on the interface, each segment of a GSO packet by itself.
 # TYPE weir_attachment_receive_packets_total counter
 weir_attachment_receive_packets_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 10
+# HELP weir_attachment_rule_bytes_total Bytes on which a rule of the network decided, by the pod's direction, by rule and by its action.
+# TYPE weir_attachment_rule_bytes_total counter
+weir_attachment_rule_bytes_total{action="deny",direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",rule="web"} 120
+# HELP weir_attachment_rule_packets_total Packets on which a rule of the network decided, by the pod's direction, by rule and by its action.
+# TYPE weir_attachment_rule_packets_total counter
+weir_attachment_rule_packets_total{action="deny",direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",rule="web"} 2
 # HELP weir_attachment_transmit_bytes_total Bytes that the pod sent on the interface, Ethernet headers included. Dropped ones are not among them.
 # TYPE weir_attachment_transmit_bytes_total counter
 weir_attachment_transmit_bytes_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 2000
@@ -237,8 +246,8 @@ func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
 			}
 		}
 	}
-	if counters != 9 {
-		t.Errorf("%d counters, want 9", counters)
+	if counters != 11 {
+		t.Errorf("%d counters, want 11", counters)
 	}
 }
 

@@ -4,7 +4,11 @@
 
 package node
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/weir-cni/weir/cni"
+)
 
 // A device that a program in the pod drives by itself has no interface, and so no guard.
 // It is seen like any other attachment, until it is gone.
@@ -29,4 +33,19 @@ func TestNetnsAttachmentWithoutInterface(t *testing.T) {
 		t.Errorf("another DEL called %s", got)
 	}
 	n.mustBe(before)
+}
+
+// Rules that nothing would keep are refused, also where the guard is not required.
+func TestNetnsRulesWithoutInterface(t *testing.T) {
+	n := newNode(t)
+	warmUp(n)
+	idle := n.idle()
+	device := n.playing()
+	device["cniVersion"] = "1.0.0"
+	device["weir"] = object{"enforcement": "bestEffort", "rules": []object{{"action": "deny"}}}
+	bad := badInput{
+		networks: theNetwork, defined: map[string]string{theNetwork: toJSON(t, device)},
+		code: cni.CodeFailed, want: []string{"/lan", "its rules need the guard", "net1 has no interface"},
+	}
+	bad.run(t, n, idle, func(*Pod) {})
 }
