@@ -88,8 +88,8 @@ func policy(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {
 	columns := append(kept("direction", "rule", "action"),
 		column{field: "Value #A", title: "packets", unit: units.Short},
 		column{field: "Value #B", title: "bytes", unit: units.BytesIEC})
-	return d.WithRow(dashboard.NewRowBuilder("Policy rules")).
-		WithPanel(stacked("Packets by rule", "Packets that a rule of a policy decided. Empty where no policy selects the attachment.", units.PacketsPerSecond,
+	return d.WithRow(dashboard.NewRowBuilder("Rules")).
+		WithPanel(stacked("Packets by rule", "Packets that a rule of the network decided on. Empty where the network has no rules.", units.PacketsPerSecond,
 			over("A", `sum by (direction, rule, action) (rate(weir_attachment_rule_packets_total{$attachment}[$__rate_interval]))`, "{{direction}} {{rule}} {{action}}"))).
 		WithPanel(rows("Rules in all", "What each rule has decided since it is in force. One at 0 is perhaps not needed.", columns, "packets",
 			now("A", `sum by (direction, rule, action) (weir_attachment_rule_packets_total{$attachment})`),

@@ -72,12 +72,6 @@ var targetLabels = []string{"cluster", "instance", "job"}
 // notOurs are the labels of what weir does not export itself.
 var notOurs = map[string][]string{"up": nil, "process_resident_memory_bytes": nil}
 
-// notYet are metrics that weir is about to have, with their labels.
-var notYet = map[string][]string{
-	"weir_attachment_rule_packets_total": {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
-	"weir_attachment_rule_bytes_total":   {"namespace", "pod", "interface", "network_name", "direction", "rule", "action"},
-}
-
 // exported are the labels of each metric, by its name, from docs/metrics.md, which
 // the tests of the package metrics hold to the registry.
 func exported(t *testing.T) map[string][]string {
@@ -93,16 +87,6 @@ func exported(t *testing.T) map[string][]string {
 		}
 		all[m[1]+"_bucket"] = append(list, "le")
 		all[m[1]+"_sum"], all[m[1]+"_count"] = list, list
-	}
-	for name, list := range notYet {
-		if _, there := all[name]; there {
-			t.Errorf("%s is there already", name)
-		}
-		all[name] = list
-		if strings.HasSuffix(name, "_seconds") {
-			all[name+"_bucket"] = append(slices.Clone(list), "le")
-			all[name+"_sum"], all[name+"_count"] = list, list
-		}
 	}
 	if len(all) == 0 {
 		t.Fatal("no table in docs/metrics.md")
