@@ -135,6 +135,9 @@ func TestNetnsModelOnRandomFrames(t *testing.T) {
 		done += perSetting
 	}
 	t.Logf("%d frames: %v", done, verdicts)
+	if isEmulated() {
+		return // two settings are too few for each verdict to occur
+	}
 	for v := range Verdicts() {
 		if reason := v.Reason(); !isOfTime(reason) && !isElsewhere(reason) && verdicts[reason] == 0 {
 			t.Errorf("not one of %d frames is %s", done, reason)
