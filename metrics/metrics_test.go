@@ -326,7 +326,7 @@ func (s slow) Attachments() []inspect.Attachment {
 }
 
 // row is a row of the table of docs/metrics.md.
-var row = regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` \\| (counter|gauge)[^|]*\\|([^|]*)\\|")
+var row = regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` \\| (counter|histogram|gauge)[^|]*\\|([^|]*)\\|")
 
 // TestDocumentation proves that docs/metrics.md lists the metrics that there are,
 // with their labels, and no others.
@@ -345,7 +345,11 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal("no table in docs/metrics.md")
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(func() int { return 0 }),
+	none := func() int { return 0 }
+	operations := NewOperations()
+	operations.Step("ADD", "create", time.Millisecond)
+	registry.MustRegister(Plugins(none, none)...)
+	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(none), operations,
 		Segments(func() map[string]int { return map[string]int{"default/lan": 3} }))
 	families, err := registry.Gather()
 	if err != nil {
