@@ -50,7 +50,7 @@ build-other:
 test-kernels: build build-other ## The same, and ipvlan's, on Debian's kernels in QEMU
 	$(GOBUILD) -o $(BUILD)/plugins/ $(addprefix $(PLUGINS)/,main/macvlan main/ipvlan main/bridge \
 		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
-	go run ./tests/kernels -timeout 25m -with $(BUILD)/plugins=/usr/lib/cni \
+	go run ./tests/kernels -timeout 40m -with $(BUILD)/plugins=/usr/lib/cni \
 		$(foreach b,weir weir-agent weirctl other/weir-agent,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 	go run ./tests/kernels -kernels 5.10 -run '^TestNetns(Egress|Ingress|Model|GuardCounts|Spoofs|ProgramsAre)' ./bpf ./loader
 
