@@ -142,7 +142,8 @@ func TestE2EReboot(t *testing.T) {
 	if got := w.Outside.Ping(t.Context(), "192.168.122.31", 4); got != 4 {
 		t.Errorf("the outside host has %d of 4 answers", got)
 	}
-	w.Await("only the new sandbox to be left", time.Minute, func(context.Context) error {
+	// The kubelet removes dead sandboxes once a minute.
+	w.Await("only the new sandbox to be left", 3*time.Minute, func(context.Context) error {
 		records := strings.Fields(n.MustRun("ls", "/var/lib/weir/sandboxes"))
 		pins := strings.Fields(n.MustRun("ls", "/sys/fs/bpf/weir"))
 		if len(records) != 1 || len(pins) != 2 {
