@@ -133,6 +133,9 @@ func TestNetnsRestore(t *testing.T) {
 			if test.promoted {
 				b.promote(t)
 			}
+			if test.promoted && HookOf(b.spec.Dir) == Clsact {
+				return // a kernel without tcx has nothing that could come before a link
+			}
 			b.refuses(t)
 			if err := test.tamper(t, b); err != nil {
 				t.Fatal(err)
