@@ -74,7 +74,7 @@ func attacks() []attack {
 // Attacks of a pod with the rights that containers have by default, on others of its
 // network: none comes to anything, what it may send arrives all the while, and each
 // succeeds from a pod whose network gives leave.
-func TestNetnsAttacks(t *testing.T) {
+func TestNodesUnderAttack(t *testing.T) {
 	for _, kind := range []string{"macvlan", "bridge"} {
 		for _, nodes := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%s, nodes: %d", kind, nodes), func(t *testing.T) {

@@ -368,7 +368,7 @@ func (n *Node) tell(t *testing.T, other *Node, m *segmentPod) {
 
 // Two pods on two nodes are kept apart as soon as one side knows of the other, by whichever
 // side that is, also while no agent runs.
-func TestNetnsIsolationAcrossNodes(t *testing.T) {
+func TestNodesIsolation(t *testing.T) {
 	n := newNode(t)
 	other := n.second(t)
 	for _, node := range []*Node{n, other} {
