@@ -380,7 +380,11 @@ func (w *warden) restore(place loader.Place, guard *loader.Guard, ward *ward, wr
 	if err == nil {
 		err = w.registry.loader.Promote(place, guard)
 	}
-	if err != nil {
+	switch {
+	case netif.IsNotFound(err): // programs are taken off an interface before its name is
+		w.missed(ward)
+		return
+	case err != nil:
 		w.failed(ward, fmt.Errorf("%w: %w", wrong, err))
 		return
 	}
