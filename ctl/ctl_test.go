@@ -4,9 +4,12 @@ package ctl
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -24,6 +27,26 @@ import (
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
+
+// update has the views that tests see written to testdata: go test ./ctl -update
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
 
 func web() api.AttachmentStatus {
 	return api.AttachmentStatus{
@@ -83,8 +106,7 @@ func serve(t *testing.T, answer http.HandlerFunc) (socket string) {
 
 func run(args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	// cobra takes no arguments at all, nil, for those of the process.
-	code = Run(append([]string{}, args...), "test", &out, &err)
+	code = Run(append([]string{"weirctl"}, args...), "test", &out, &err)
 	return code, out.String(), err.String()
 }
 
@@ -105,6 +127,8 @@ func dated(a api.AttachmentStatus) api.AttachmentStatus {
 func TestGet(t *testing.T) {
 	t.Parallel()
 	young, old := aged(web(), 90*time.Minute), aged(other(), 49*time.Hour)
+	sibling := aged(web(), 2*time.Hour)
+	sibling.Pod.Name, sibling.ContainerID, sibling.Master = "db", "f00d", "eth2"
 	tests := []struct {
 		golden string
 		items  []api.AttachmentStatus
@@ -126,23 +150,40 @@ func TestGet(t *testing.T) {
 		{"one.table", []api.AttachmentStatus{old, young}, []string{"-n", "shop"}},
 		{"one.json", []api.AttachmentStatus{dated(other()), dated(web())}, []string{"--namespace", "shop", "-o", "json"}},
 		{"none.table", []api.AttachmentStatus{old, young}, []string{"-n", "nowhere"}},
+		{"many.table", []api.AttachmentStatus{old, young}, []string{"-A"}},
+		{"none.name", nil, []string{"-o", "name"}},
+		{"one.name", []api.AttachmentStatus{young}, []string{"-o", "name"}},
+		{"many.name", []api.AttachmentStatus{old, young}, []string{"-o", "name"}},
+		{"one.table", []api.AttachmentStatus{old, young}, []string{"attachments", "web"}},
+		{"one.table", []api.AttachmentStatus{old, young}, []string{"att", "shop/web"}},
+		{"one.table", []api.AttachmentStatus{old, young}, []string{"attachment", "shop/web/net1", "web"}},
+		{"many.table", []api.AttachmentStatus{old, young}, []string{"attachments", "beef/net2", "web"}},
+		{"networks-none.table", nil, []string{"networks"}},
+		{"networks-none.json", nil, []string{"networks", "-o", "json"}},
+		{"networks-none.yaml", nil, []string{"networks", "-o", "yaml"}},
+		{"none.name", nil, []string{"networks", "-o", "name"}},
+		{"networks-one.table", []api.AttachmentStatus{young}, []string{"network"}},
+		{"networks-one.wide", []api.AttachmentStatus{young}, []string{"net", "-o", "wide"}},
+		{"networks-one.json", []api.AttachmentStatus{young}, []string{"networks", "-o", "json"}},
+		{"networks-many.table", []api.AttachmentStatus{old, young, sibling}, []string{"networks"}},
+		{"networks-many.wide", []api.AttachmentStatus{old, young, sibling}, []string{"networks", "-o", "wide"}},
+		{"networks-many.json", []api.AttachmentStatus{old, young, sibling}, []string{"networks", "-o", "json"}},
+		{"networks-many.yaml", []api.AttachmentStatus{old, young, sibling}, []string{"networks", "-o", "yaml"}},
+		{"networks-many.name", []api.AttachmentStatus{old, young, sibling}, []string{"networks", "-o", "name"}},
+		{"networks-one.table", []api.AttachmentStatus{old, young}, []string{"networks", "lan"}},
+		{"networks-one.table", []api.AttachmentStatus{old, young}, []string{"networks", "shop/lan", "-n", "shop"}},
+		{"networks-none.table", []api.AttachmentStatus{old, young}, []string{"networks", "-n", "nowhere"}},
 		{"none.json", []api.AttachmentStatus{old, young}, []string{"-n", "nowhere", "-o", "json"}},
 		{"none.yaml", []api.AttachmentStatus{old, young}, []string{"-n", "nowhere", "-o", "yaml"}},
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(append(test.args, test.golden), " "), func(t *testing.T) {
 			t.Parallel()
-			want, err := os.ReadFile(filepath.Join("testdata", test.golden))
-			if err != nil {
-				t.Fatal(err)
-			}
 			code, out, stderr := run(append([]string{"get", "--socket", agent(t, test.items...)}, test.args...)...)
 			if code != ExitOK || stderr != "" {
 				t.Errorf("exit code %d, stderr %q", code, stderr)
 			}
-			if diff := cmp.Diff(string(want), out); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			golden(t, test.golden, out)
 			for line := range strings.Lines(out) {
 				if text := strings.TrimSuffix(line, "\n"); strings.TrimRight(text, " ") != text {
 					t.Errorf("blanks at the end of %q", line)
@@ -180,12 +221,15 @@ func TestExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{"an unknown output", []string{"get", "-o", "xml"}, ExitUsage, "table, wide, json, yaml"},
-		{"an unknown command", []string{"gte"}, ExitUsage, "gte"},
+		{"an unknown output", []string{"get", "-o", "xml"}, ExitUsage, "table, wide, json, yaml, name"},
+		{"an unknown command", []string{"gte"}, ExitUsage, `no command "gte": did you mean get?`},
+		{"a command like no other", []string{"frobnicate"}, ExitUsage, `no command "frobnicate": weirctl --help`},
 		{"an unknown flag", []string{"get", "--color"}, ExitUsage, "--color"},
 		{"an unknown resource", []string{"get", "pods"}, ExitUsage, "pods"},
-		{"an output that is no word", []string{"get", "-o", ""}, ExitUsage, "table, wide, json, yaml"},
-		{"two resources", []string{"get", "attachments", "attachments"}, ExitUsage, "at most 1"},
+		{"an output that is no word", []string{"get", "-o", ""}, ExitUsage, "table, wide, json, yaml, name"},
+		{"a resource that is mistyped", []string{"get", "netwroks"}, ExitUsage, "did you mean networks?"},
+		{"an interval of nothing", []string{"get", "--interval", "0s"}, ExitUsage, "--interval"},
+		{"one namespace and all", []string{"get", "-n", "shop", "-A"}, ExitUsage, "exclude each other"},
 		{"a flag without its value", []string{"get", "-n"}, ExitUsage, "-n"},
 		{"a flag of get's on no command", []string{"-o", "json"}, ExitUsage, "-o"},
 		{"help", []string{"--help"}, ExitOK, ""},
@@ -287,6 +331,86 @@ func TestGetWithoutAnAgent(t *testing.T) {
 	}
 }
 
+// What is there is printed, and what is not is named, with what may be meant.
+func TestGetUnknownNames(t *testing.T) {
+	t.Parallel()
+	socket := agent(t, web(), other())
+	tests := []struct {
+		args []string
+		says string
+	}{
+		{[]string{"attachments", "wbe"}, `no attachment "wbe" on this node: did you mean shop/web?`},
+		{[]string{"attachments", "shop/wbe"}, `no attachment "shop/wbe" on this node: did you mean shop/web?`},
+		{[]string{"attachments", "web", "zzzzzz"}, `no attachment "zzzzzz" on this node` + "\n"},
+		{[]string{"attachments", "web", "-n", "default"}, `no attachment "web" on this node` + "\n"},
+		{[]string{"networks", "lam"}, `no network "lam" on this node: did you mean shop/lan?`},
+		{[]string{"networks", ""}, `no network "" on this node` + "\n"},
+	}
+	for _, test := range tests {
+		code, out, stderr := run(append([]string{"get", "-o", "name", "--socket", socket}, test.args...)...)
+		if code != ExitFailed || !strings.Contains(stderr, test.says) {
+			t.Errorf("%q: exit code %d, stderr %q", test.args, code, stderr)
+		}
+		if want := strings.Contains(strings.Join(test.args, " "), "web zzz"); strings.Contains(out, "shop/web/net1") != want {
+			t.Errorf("%q: %q", test.args, out)
+		}
+	}
+}
+
+// In a pipe each list follows the one before, until the reader is gone or the tool is
+// interrupted.
+func TestGetWatch(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"table": "\n\nNAMESPACE", "wide": "\n\nNAMESPACE", "json": "}\n{", "yaml": "\n---\n", "name": "net1\nshop",
+	}
+	for output, between := range tests {
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &cancelAfter{lists: 3, cancel: cancel}
+		cmd := New("weirctl", "test")
+		cmd.SetArgs([]string{"get", "--watch", "--interval", "1ms", "-o", output, "--socket", agent(t, web())})
+		cmd.SetOut(w)
+		if err := cmd.ExecuteContext(ctx); err != nil {
+			t.Errorf("%s: %v", output, err)
+		}
+		if n := strings.Count(w.String(), between); n != 2 {
+			t.Errorf("%s: %d seams in %q", output, n, w)
+		}
+		code := Run([]string{"weirctl", "get", "--watch", "-o", output, "--socket", agent(t, web())}, "test", brokenPipe{}, io.Discard)
+		if code != ExitFailed {
+			t.Errorf("%s: exit code %d without a reader", output, code)
+		}
+	}
+}
+
+// cancelAfter ends a command after some lists.
+type cancelAfter struct {
+	strings.Builder
+	lists  int
+	cancel func()
+}
+
+func (w *cancelAfter) Write(data []byte) (int, error) {
+	if w.lists -= strings.Count(string(data), "web"); w.lists <= 0 {
+		w.cancel()
+	}
+	return w.Builder.Write(data)
+}
+
+func (w *cancelAfter) WriteString(text string) (int, error) { return w.Write([]byte(text)) }
+
+// As a plugin of kubectl's it is called as it was.
+func TestKubectlPlugin(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--help"}, {"get", "--help"}, {"migrate", "--help"}, {"gte"}, {"--version"}} {
+		var out, stderr bytes.Buffer
+		Run(append([]string{"/usr/local/bin/kubectl-weir"}, args...), "test", &out, &stderr)
+		if text := out.String() + stderr.String(); strings.Contains(text, "weirctl") || !strings.Contains(text, "kubectl weir") {
+			t.Errorf("%v: %s", args, text)
+		}
+	}
+}
+
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
@@ -296,7 +420,7 @@ func TestWriteErrorsAreTold(t *testing.T) {
 	for _, output := range outputs {
 		for name, items := range map[string][]api.AttachmentStatus{"none": nil, "one": {web()}} {
 			var stderr bytes.Buffer
-			code := Run([]string{"get", "-o", output, "--socket", agent(t, items...)}, "test", brokenPipe{}, &stderr)
+			code := Run([]string{"weirctl", "get", "-o", output, "--socket", agent(t, items...)}, "test", brokenPipe{}, &stderr)
 			if code != ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
 				t.Errorf("%s of %s: exit code %d, stderr %q", output, name, code, &stderr)
 			}

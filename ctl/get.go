@@ -4,212 +4,229 @@ package ctl
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/util/duration"
-	"sigs.k8s.io/yaml"
 
 	"github.com/weir-cni/weir/api"
-	"github.com/weir-cni/weir/inspect"
-	"github.com/weir-cni/weir/state"
 )
 
 // getOptions are the flags of weirctl get.
 type getOptions struct {
-	socket, stateDir, bpfDir string
-	namespace                string
-	output                   string
+	source
+	scope
+	output string
+	watch  bool
+	every  time.Duration
 }
 
-// answerTimeout bounds the wait for an agent that is there and does not answer;
-// the pins are read then.
-const answerTimeout = 10 * time.Second
+// Resources of weirctl get.
+const (
+	attachmentsResource = "attachments"
+	networksResource    = "networks"
+)
 
-var outputs = []string{"table", "wide", "json", "yaml"}
+// resources are the names by which each can be called.
+func resources() map[string]string {
+	return map[string]string{
+		attachmentsResource: attachmentsResource, "attachment": attachmentsResource, "att": attachmentsResource,
+		networksResource: networksResource, "network": networksResource, "net": networksResource,
+	}
+}
 
 func newGet() *cobra.Command {
 	var o getOptions
 	cmd := &cobra.Command{
-		Use:     "get [attachments]",
+		Use:     "get [attachments|networks] [NAME...]",
 		Aliases: []string{"list", "ls"},
-		Short:   "List the attachments of this node with their counters",
+		Short:   "List the attachments or networks of this node with their counters",
 		Long: `List the attachments of this node: which pod has which interface on which
-network, what it received (RX) and sent (TX), and what its guard dropped.
+network, what it received (RX) and sent (TX), and what its guard dropped. Or list
+the networks: how many attachments and pods of this node each has, and the sums of
+their counters.
 
-RX and TX are packets and bytes of what was allowed, as the wire carries them.`,
+RX and TX are packets and bytes of what was allowed, as the wire carries them.
+
+An attachment is named by its POD, NAMESPACE/POD or NAMESPACE/POD/INTERFACE, one of
+no pod by CONTAINER or CONTAINER/INTERFACE; a network by NAME or NAMESPACE/NAME.`,
 		Example: `  # What is attached on this node
   weirctl get
 
+  # One pod's, again and again
+  weirctl get attachments shop/web --watch
+
+  # What each network carries
+  weirctl get networks
+
   # Every drop, by direction and reason
   weirctl get -o json | jq '.items[] | {pod, interface, dropped}'`,
-		ValidArgs: []string{"attachments"},
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs)(cmd, args); err != nil {
-				return usageError{err}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return get(cmd, o) },
+		Args: wrong(func(_ *cobra.Command, args []string) error { return checkResource(args) }),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&o.socket, "socket", api.DefaultSocket, "the agent's socket")
-	flags.StringVar(&o.stateDir, "state-dir", api.DefaultStateDir, "the agent's state, read when no agent answers")
-	flags.StringVar(&o.bpfDir, "bpf-dir", api.DefaultBPFDir, "the agent's pins, read when no agent answers")
-	flags.StringVarP(&o.namespace, "namespace", "n", "", "only the pods of this namespace")
-	flags.StringVarP(&o.output, "output", "o", "table", "one of "+strings.Join(outputs, ", "))
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
+	o.source.addFlags(cmd)
+	o.scope.addFlags(cmd)
+	addOutput(cmd, &o.output, outputs)
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "list again and again: in place on a terminal, one list after the other elsewhere")
+	cmd.Flags().DurationVar(&o.every, "interval", 2*time.Second, "time between two lists, for --watch")
 	return cmd
 }
 
-func get(cmd *cobra.Command, o getOptions) error {
-	if !slices.Contains(outputs, o.output) {
-		return usageError{fmt.Errorf("--output %q: want one of %s", o.output, strings.Join(outputs, ", "))}
+func checkResource(args []string) error {
+	if len(args) == 0 || resources()[args[0]] != "" {
+		return nil
 	}
-	list, err := attachments(cmd, o)
+	if similar := closest(args[0], []string{attachmentsResource, networksResource}); similar != "" {
+		return fmt.Errorf("there is no resource %q: did you mean %s?", args[0], similar)
+	}
+	return fmt.Errorf("there is no resource %q: want %s or %s", args[0], attachmentsResource, networksResource)
+}
+
+func (o *getOptions) check() error {
+	if err := checkOutput(o.output, outputs); err != nil {
+		return err
+	}
+	if o.every <= 0 {
+		return usageError{fmt.Errorf("--interval %s: want more than 0s", o.every)}
+	}
+	return o.scope.check()
+}
+
+func (o *getOptions) run(cmd *cobra.Command, args []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	resource := attachmentsResource
+	if len(args) > 0 {
+		resource, args = resources()[args[0]], args[1:]
+	}
+	if o.watch {
+		return o.follow(cmd, resource, args)
+	}
+	list, err := o.attachments(cmd)
 	if list == nil {
 		return err
 	}
-	if o.namespace != "" {
-		list.Items = slices.DeleteFunc(list.Items, func(a api.AttachmentStatus) bool { return a.Pod.Namespace != o.namespace })
-	}
-	return errors.Join(err, render(cmd.OutOrStdout(), list, o.output))
+	return errors.Join(err, o.show(cmd.OutOrStdout(), list, resource, args))
 }
 
-// attachments asks the agent, and the kernel where no agent answers.
-func attachments(cmd *cobra.Command, o getOptions) (*api.AttachmentList, error) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
-	defer cancel()
-	list, err := inspect.FromAgent(ctx, o.socket)
-	if !errors.Is(err, inspect.ErrNoAgent) {
-		return list, err
+// show prints what of a list was asked for, and errs for each name that is not there.
+func (o *getOptions) show(w io.Writer, list *api.AttachmentList, resource string, names []string) error {
+	if resource == networksResource {
+		all := networksOf(list.Items)
+		all = slices.DeleteFunc(all, func(n network) bool { return !o.includes(namespaceOf(n.Name)) })
+		all, err := pick("network", all, names, networkNames)
+		return errors.Join(networksView(all).render(w, o.output), err)
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "weirctl: %v: reading the records in %s and the pins in %s\n", err, o.stateDir, o.bpfDir)
-	list, err = inspect.FromPins(filepath.Join(o.stateDir, state.RecordsDir), o.bpfDir)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrPartial, err)
-	}
-	return list, err
+	all := slices.DeleteFunc(list.Items, func(a api.AttachmentStatus) bool { return !o.includes(a.Pod.Namespace) })
+	all, err := pick("attachment", all, names, attachmentNames)
+	return errors.Join(attachmentsView(all).render(w, o.output), err)
 }
 
-func render(w io.Writer, list *api.AttachmentList, output string) error {
-	switch output {
-	case "json":
-		return renderJSON(w, list)
-	case "yaml":
-		data, err := yaml.Marshal(list)
-		if err != nil {
+// follow prints lists until it is interrupted or nobody reads them any more.
+func (o *getOptions) follow(cmd *cobra.Command, resource string, names []string) error {
+	w, told := cmd.OutOrStdout(), ""
+	for first := true; ; first = false {
+		a, err := o.read(cmd.Context())
+		if cmd.Context().Err() != nil {
+			return nil
+		}
+		if a.list == nil {
 			return err
 		}
-		_, err = w.Write(data)
-		return err
-	default:
-		return renderTable(w, list, output == "wide")
-	}
-}
-
-func renderJSON(w io.Writer, list *api.AttachmentList) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(list)
-}
-
-// column is one of the table's columns.
-type column struct {
-	title string
-	wide  bool // shown with -o wide only
-	value func(*api.AttachmentStatus) string
-}
-
-func columns() []column {
-	return []column{
-		{"NAMESPACE", false, func(a *api.AttachmentStatus) string { return a.Pod.Namespace }},
-		{"POD", false, func(a *api.AttachmentStatus) string { return a.Pod.Name }},
-		{"IF", false, func(a *api.AttachmentStatus) string { return a.Interface }},
-		{"NETWORK", false, func(a *api.AttachmentStatus) string { return a.Network }},
-		{"TYPE", false, func(a *api.AttachmentStatus) string { return a.Type }},
-		{"IP", false, addresses},
-		{"RX", false, func(a *api.AttachmentStatus) string { return traffic(a.Receive) }},
-		{"TX", false, func(a *api.AttachmentStatus) string { return traffic(a.Transmit) }},
-		{"DROPS", false, drops},
-		{"AGE", false, func(a *api.AttachmentStatus) string { return duration.HumanDuration(time.Since(a.Created)) }},
-		{"MASTER", true, func(a *api.AttachmentStatus) string { return a.Master }},
-		{"MODE", true, func(a *api.AttachmentStatus) string { return a.Mode }},
-		{"MAC", true, func(a *api.AttachmentStatus) string { return a.MAC }},
-		{"MTU", true, func(a *api.AttachmentStatus) string { return strconv.Itoa(a.MTU) }},
-		{"HOOK", true, func(a *api.AttachmentStatus) string { return a.Hook }},
-		{"CONTAINER", true, func(a *api.AttachmentStatus) string { return a.ContainerID }},
-	}
-}
-
-func renderTable(w io.Writer, list *api.AttachmentList, wide bool) error {
-	shown := slices.DeleteFunc(columns(), func(c column) bool { return c.wide && !wide })
-	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	row := make([]string, len(shown))
-	for i, c := range shown {
-		row[i] = c.title
-	}
-	fmt.Fprintln(table, strings.Join(row, "\t"))
-	for i := range list.Items {
-		for n, c := range shown {
-			row[n] = dash(c.value(&list.Items[i]))
+		separate(w, first, o.output)
+		if told != a.notice {
+			told = a.notice
+			tell(cmd, told)
 		}
-		fmt.Fprintln(table, strings.Join(row, "\t"))
+		if err := errors.Join(err, o.show(w, a.list, resource, names)); err != nil && !errors.Is(err, ErrPartial) {
+			return err
+		}
+		if err := sleep(cmd.Context(), o.every); err != nil {
+			return nil
+		}
 	}
-	return table.Flush()
 }
 
-func dash(value string) string {
-	if value == "" {
-		return "-"
+// separate parts a list from the one before: a terminal is cleared, elsewhere there is an
+// empty line, and in YAML the sign that a document begins.
+func separate(w io.Writer, first bool, output string) {
+	switch {
+	case isTerminal(w):
+		fmt.Fprint(w, "\x1b[H\x1b[2J")
+	case first || output == "json" || output == "name":
+	case output == "yaml":
+		fmt.Fprintln(w, "---")
+	default:
+		fmt.Fprintln(w)
 	}
-	return value
 }
 
-func addresses(a *api.AttachmentStatus) string {
-	var text []string
-	for _, p := range a.Addresses {
-		text = append(text, p.Addr().String())
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
-	return strings.Join(text, ",")
 }
 
-func traffic(t api.Traffic) string {
-	return fmt.Sprintf("%d/%s", t.Packets, humanBytes(t.Bytes))
+// scope is the namespaces that are asked for.
+type scope struct {
+	namespace string
+	all       bool
 }
 
-// drops is the number of packets dropped, and the reason where there is but one.
-func drops(a *api.AttachmentStatus) string {
-	var packets uint64
-	for _, d := range a.Dropped {
-		packets += d.Packets
-	}
-	if len(a.Dropped) == 1 {
-		return fmt.Sprintf("%d %s", packets, a.Dropped[0].Reason)
-	}
-	return strconv.FormatUint(packets, 10)
+func (s *scope) addFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "", "only those of this namespace")
+	cmd.Flags().BoolVarP(&s.all, "all-namespaces", "A", false, "those of all namespaces, as without --namespace")
 }
 
-func humanBytes(n uint64) string {
-	const unit = 1000
-	if n < unit {
-		return fmt.Sprintf("%dB", n)
+func (s *scope) check() error {
+	if s.all && s.namespace != "" {
+		return usageError{errors.New("--namespace and --all-namespaces exclude each other")}
 	}
-	value, prefixes := float64(n), "kMGTPE"
-	place := -1
-	// What would be rounded up to 1000.0 is 1.0 of the next.
-	for value >= unit-0.05 && place < len(prefixes)-1 {
-		value /= unit
-		place++
+	return nil
+}
+
+func (s *scope) includes(namespace string) bool { return s.namespace == "" || s.namespace == namespace }
+
+// pick leaves the items that bear one of some names; all where none is given. The names
+// of an item go from the whole one to the shorter ones.
+func pick[T any](kind string, items []T, names []string, namesOf func(*T) []string) ([]T, error) {
+	if len(names) == 0 {
+		return items, nil
 	}
-	return fmt.Sprintf("%.1f%cB", value, prefixes[place])
+	var errs []error
+	for _, name := range names {
+		if !slices.ContainsFunc(items, func(item T) bool { return slices.Contains(namesOf(&item), name) }) {
+			errs = append(errs, notThere(kind, name, suggestable(items, namesOf)))
+		}
+	}
+	kept := slices.DeleteFunc(items, func(item T) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(namesOf(&item), name) })
+	})
+	return kept, errors.Join(errs...)
+}
+
+// suggestable are the names that may be meant by a mistyped one.
+func suggestable[T any](items []T, namesOf func(*T) []string) []string {
+	var known []string
+	for i := range items {
+		known = append(known, namesOf(&items[i])...)
+	}
+	return known
+}
+
+// namespaceOf is that of a name; empty where it has none.
+func namespaceOf(name string) string {
+	namespace, _, found := strings.Cut(name, "/")
+	if !found {
+		return ""
+	}
+	return namespace
 }

@@ -26,12 +26,7 @@ it changes that, until the agent ends: --log-level says where it begins.`,
 		Example: `  # Log each step of each request, for a while
   weirctl log-level debug
   weirctl log-level info`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
-				return usageError{err}
-			}
-			return nil
-		},
+		Args:      wrong(cobra.MaximumNArgs(1)),
 		ValidArgs: logLevels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {

@@ -3,17 +3,13 @@
 package ctl
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/install"
@@ -76,12 +72,7 @@ line that is wrong.`,
 
   # Back to Multus
   weirctl migrate --revert`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(cmd, args); err != nil {
-				return usageError{err}
-			}
-			return nil
-		},
+		Args: wrong(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	flags := cmd.Flags()
@@ -94,8 +85,7 @@ line that is wrong.`,
 	flags.StringVar(&o.NetworkName, "network-name", "", "the name that weir's entry bears where no agent keeps it; default: the default network's")
 	flags.StringVar(&o.Socket, "socket", api.DefaultSocket, "the agent's socket, where weir's entry names none")
 	flags.StringVar(&o.StateDir, "state-dir", api.DefaultStateDir, "the agent's state, where the way back is written down")
-	flags.StringVarP(&o.output, "output", "o", "table", "one of "+strings.Join(planOutputs(), ", "))
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(planOutputs(), cobra.ShellCompDirectiveNoFileComp))
+	addOutput(cmd, &o.output, planOutputs())
 	return cmd
 }
 
@@ -109,10 +99,8 @@ func (o *migrateOptions) check() error {
 		return usageError{errors.New("--force goes with --revert alone")}
 	case o.revert && (o.DaemonConfig != "" || o.NetworkName != ""):
 		return usageError{errors.New("--daemon-config and --network-name are for the plan: --revert goes by what --apply wrote down")}
-	case !slices.Contains(planOutputs(), o.output):
-		return usageError{fmt.Errorf("--output %q: want one of %s", o.output, strings.Join(planOutputs(), ", "))}
 	}
-	return nil
+	return checkOutput(o.output, planOutputs())
 }
 
 func (o *migrateOptions) run(cmd *cobra.Command) error {
@@ -199,23 +187,5 @@ func renderPlan(w io.Writer, plan *migrate.Plan, output string) error {
 		text += "\nNothing was changed. To have it done: weirctl migrate --apply\n"
 	}
 	_, err := io.WriteString(w, text)
-	return err
-}
-
-// renderDocument prints a value as JSON, as it is to be read by people too, or as YAML.
-func renderDocument(w io.Writer, value any, output string) error {
-	var document bytes.Buffer
-	encoder := json.NewEncoder(&document)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	err := encoder.Encode(value)
-	data := document.Bytes()
-	if err == nil && output == "yaml" {
-		data, err = yaml.JSONToYAML(data)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(data)
 	return err
 }

@@ -71,7 +71,7 @@ func (n *multusNode) migrate(args ...string) (code int, stdout, stderr string) {
 // node has them.
 func (n *multusNode) migrateWith(stdin string, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	cmd := New("v1")
+	cmd := New("weirctl", "v1")
 	cmd.SetArgs(append(n.flags(), args...))
 	cmd.SetIn(strings.NewReader(stdin))
 	cmd.SetOut(&out)
@@ -373,17 +373,6 @@ func (n *multusNode) put(t *testing.T, files map[string]string) {
 	}
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	want, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
 // What the plan prints for the agent's settings is a ConfigMap that can be pasted, and
 // its settings are such as an agent takes.
 func TestMigrateSettingsCanBePasted(t *testing.T) {
@@ -440,7 +429,7 @@ func TestMigrateWriteErrorsAreTold(t *testing.T) {
 	for _, output := range planOutputs() {
 		n := newMultusNode(t)
 		var stderr bytes.Buffer
-		if code := Run(append(n.flags(), "-o", output), "v1", brokenPipe{}, &stderr); code != ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
+		if code := Run(append([]string{"weirctl"}, append(n.flags(), "-o", output)...), "v1", brokenPipe{}, &stderr); code != ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
 			t.Errorf("%s: exit code %d, stderr %q", output, code, &stderr)
 		}
 	}

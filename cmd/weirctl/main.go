@@ -13,5 +13,5 @@ import (
 var version = "devel"
 
 func main() {
-	os.Exit(ctl.Run(os.Args[1:], version, os.Stdout, os.Stderr))
+	os.Exit(ctl.Run(os.Args, version, os.Stdout, os.Stderr))
 }
