@@ -102,7 +102,7 @@ printed and lacks something, which is named on the standard error.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newGet(), newLogLevel(), newMigrate())
+	cmd.AddCommand(newGet(), newDescribe(), newLogLevel(), newMigrate())
 	if name != ownName {
 		rename(cmd, name)
 	}
