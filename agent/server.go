@@ -42,6 +42,8 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
 	mux.HandleFunc("GET "+api.AttachmentsPath, a.handleAttachments)
+	mux.HandleFunc("GET "+api.VersionPath, a.handleVersion)
+	mux.Handle("GET "+api.MetricsPath, a.metrics)
 	mux.HandleFunc("GET "+api.LogLevelPath, a.handleLogLevel)
 	mux.HandleFunc("PUT "+api.LogLevelPath, a.handleSetLogLevel)
 	handleHealth(mux)
@@ -214,6 +216,10 @@ func (a *agent) add(ctx context.Context, req *api.CNIRequest) (*current.Result, 
 
 func (a *agent) handleAttachments(w http.ResponseWriter, _ *http.Request) {
 	a.reply(w, inspect.List(a.registry.Attachments()))
+}
+
+func (a *agent) handleVersion(w http.ResponseWriter, _ *http.Request) {
+	a.reply(w, api.VersionInfo{Version: a.options.Version})
 }
 
 func (a *agent) reply(w http.ResponseWriter, value any) {

@@ -22,6 +22,10 @@ const (
 	AttachmentsPath = "/v1/attachments"
 	// LogLevelPath answers the agent's LogLevel, and takes another by PUT.
 	LogLevelPath = "/v1/log-level"
+	// VersionPath answers the agent's VersionInfo.
+	VersionPath = "/v1/version"
+	// MetricsPath answers what the Prometheus endpoint does.
+	MetricsPath = "/v1/metrics"
 	// HealthPath answers 200 while the agent serves.
 	HealthPath = "/healthz"
 	// ReadyPath answers 200 when the agent knows what its cluster has, too.
@@ -60,6 +64,11 @@ type CNIResponse struct {
 // LogLevel is the level from which on the agent logs: DEBUG, INFO, WARN or ERROR.
 type LogLevel struct {
 	Level slog.Level `json:"level"`
+}
+
+// VersionInfo is of which version an agent is.
+type VersionInfo struct {
+	Version string `json:"version"`
 }
 
 // AttachmentList is the attachments of a node.

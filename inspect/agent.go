@@ -25,6 +25,34 @@ func FromAgent(ctx context.Context, socket string) (*api.AttachmentList, error) 
 	return ask[api.AttachmentList](ctx, socket, http.MethodGet, api.AttachmentsPath, nil)
 }
 
+// Version is that of the agent on a unix socket. The error is ErrNoAgent when nobody
+// listens there.
+func Version(ctx context.Context, socket string) (string, error) {
+	answer, err := ask[api.VersionInfo](ctx, socket, http.MethodGet, api.VersionPath, nil)
+	if err != nil {
+		return "", err
+	}
+	return answer.Version, nil
+}
+
+// Metrics is what the agent on a unix socket tells Prometheus. The error is ErrNoAgent when
+// nobody listens there.
+func Metrics(ctx context.Context, socket string) ([]byte, error) {
+	resp, err := request(ctx, socket, http.MethodGet, api.MetricsPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("reading the agent's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the agent on %s answers %s", socket, resp.Status)
+	}
+	return text, nil
+}
+
 // LogLevel is the level from which on the agent on a unix socket logs. The error is
 // ErrNoAgent when nobody listens there.
 func LogLevel(ctx context.Context, socket string) (slog.Level, error) {

@@ -5,6 +5,7 @@ package inspect
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
@@ -205,7 +206,24 @@ func TestFromAgent(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.says) || errors.Is(err, ErrNoAgent) != (test.is != nil) {
 				t.Errorf("error %v", err)
 			}
+			if _, err := Version(t.Context(), test.socket); err == nil || !strings.Contains(err.Error(), test.says) || errors.Is(err, ErrNoAgent) != (test.is != nil) {
+				t.Errorf("the version: error %v", err)
+			}
 		})
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	good := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.URL.Path) })
+	if text, err := Metrics(t.Context(), good); err != nil || string(text) != api.MetricsPath+"\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if _, err := Metrics(t.Context(), serve(t, http.NotFound)); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("of another server: %v", err)
+	}
+	if _, err := Metrics(t.Context(), abandoned(t)); !errors.Is(err, ErrNoAgent) {
+		t.Errorf("of no agent: %v", err)
 	}
 }
 
