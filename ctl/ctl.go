@@ -17,7 +17,7 @@ const (
 	ExitOK      = 0
 	ExitFailed  = 1
 	ExitUsage   = 2
-	ExitPartial = 3 // an answer was printed, and something is missing from it
+	ExitPartial = 3 // an answer was printed, and something is missing from it, or doubtful
 )
 
 // ErrPartial is the error of an answer that was printed but is not whole.
@@ -63,7 +63,7 @@ func exitCode(err error) int {
 		return ExitOK
 	case errors.As(err, &usage):
 		return ExitUsage
-	case errors.Is(err, ErrPartial):
+	case errors.Is(err, ErrPartial), errors.Is(err, errDoubtful):
 		return ExitPartial
 	default:
 		return ExitFailed
@@ -83,7 +83,8 @@ pinned maps itself: the guards go on enforcing and counting without an agent.
 
 The exit code is 0 when all went well; 1 when something failed or what was asked
 for is not there; 2 for a command line that is wrong; 3 for an answer that was
-printed and lacks something, which is named on the standard error.`,
+printed and lacks something, which is named on the standard error, and for a doctor
+who has nothing but doubts.`,
 		Example: `  # What is attached on this node
   weirctl get
 
@@ -102,7 +103,7 @@ printed and lacks something, which is named on the standard error.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newGet(), newDescribe(), newLogLevel(), newMigrate())
+	cmd.AddCommand(newGet(), newDescribe(), newDoctor(version), newLogLevel(), newMigrate())
 	if name != ownName {
 		rename(cmd, name)
 	}
