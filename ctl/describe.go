@@ -167,7 +167,7 @@ func (o *describeOptions) describe(a api.AttachmentStatus, in foundIn) descripti
 		d.Problems = append(d.Problems, err.Error())
 	}
 	for _, p := range pins {
-		if p.Kind == loader.KindLink && p.Index == 0 {
+		if p.Type == string(loader.TCX) && p.Index == 0 {
 			d.Problems = append(d.Problems, fmt.Sprintf("the link %s has lost its interface", p.Path))
 		}
 	}

@@ -131,8 +131,11 @@ func (p *page) guardOf(d *description) {
 
 func pinText(pin *loader.Pin) string {
 	text := fmt.Sprintf("%-4s %-6d %s", pin.Kind, pin.ID, pin.Path)
-	if pin.Kind == loader.KindLink {
+	switch {
+	case pin.Type == string(loader.TCX):
 		text += fmt.Sprintf(" (program %d, interface %d)", pin.Program, pin.Index)
+	case pin.Kind == loader.KindLink:
+		text += fmt.Sprintf(" (program %d, %s)", pin.Program, pin.Type)
 	}
 	return text
 }

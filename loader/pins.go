@@ -27,8 +27,8 @@ type Pin struct {
 	Type string `json:"type"`
 	// Tag is the hash of a program's instructions.
 	Tag string `json:"tag,omitempty"`
-	// Program is that of a link, and Index the number of its interface; 0 of one that has
-	// lost it.
+	// Program is that of a link, and Index the number of the interface that a tcx link is
+	// on; 0 of one that has lost it.
 	Program uint32 `json:"program,omitempty"`
 	Index   uint32 `json:"index,omitempty"`
 }
@@ -105,6 +105,8 @@ func linkAt(path string, l link.Link) (Pin, error) {
 	p := Pin{Path: path, Kind: KindLink, ID: uint32(info.ID), Type: "other", Program: uint32(info.Program)}
 	if tcx := info.TCX(); tcx != nil {
 		p.Type, p.Index = string(TCX), tcx.Ifindex
+	} else if info.Cgroup() != nil {
+		p.Type = "cgroup"
 	}
 	return p, nil
 }
