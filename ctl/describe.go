@@ -48,8 +48,9 @@ the way of a whole answer is named in it, and the exit code is 3.`,
 		Args: wrong(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
+	cmd.ValidArgsFunction = o.completing(o.podCompletions)
 	o.source.addFlags(cmd)
-	o.scope.addFlags(cmd)
+	o.scope.addFlags(cmd, &o.source)
 	addOutput(cmd, &o.output, outputs)
 	return cmd
 }

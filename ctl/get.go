@@ -68,8 +68,9 @@ no pod by CONTAINER or CONTAINER/INTERFACE; a network by NAME or NAMESPACE/NAME.
 		Args: wrong(func(_ *cobra.Command, args []string) error { return checkResource(args) }),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
+	cmd.ValidArgsFunction = o.completeGet
 	o.source.addFlags(cmd)
-	o.scope.addFlags(cmd)
+	o.scope.addFlags(cmd, &o.source)
 	addOutput(cmd, &o.output, outputs)
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "list again and again: in place on a terminal, one list after the other elsewhere")
 	cmd.Flags().DurationVar(&o.every, "interval", 2*time.Second, "time between two lists, for --watch")
@@ -181,9 +182,11 @@ type scope struct {
 	all       bool
 }
 
-func (s *scope) addFlags(cmd *cobra.Command) {
+// addFlags adds flags whose values are completed from a source.
+func (s *scope) addFlags(cmd *cobra.Command, from *source) {
 	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "", "only those of this namespace")
 	cmd.Flags().BoolVarP(&s.all, "all-namespaces", "A", false, "those of all namespaces, as without --namespace")
+	_ = cmd.RegisterFlagCompletionFunc("namespace", from.completing(namespaceCompletions))
 }
 
 func (s *scope) check() error {

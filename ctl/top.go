@@ -58,7 +58,7 @@ other, each with the instant and the length of its interval.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	o.source.addFlags(cmd)
-	o.scope.addFlags(cmd)
+	o.scope.addFlags(cmd, &o.source)
 	addOutput(cmd, &o.output, outputs)
 	flags := cmd.Flags()
 	flags.StringVar(&o.by, "by", byAttachment, "one of "+strings.Join(groupings, ", "))
