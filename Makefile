@@ -23,6 +23,10 @@ build: ## Build weir, weir-agent and weirctl into build/
 	@mkdir -p $(BUILD)
 	$(GOBUILD) -o $(BUILD)/ ./cmd/...
 
+.PHONY: man
+man: ## Write weirctl's manual pages into build/man/
+	go run ./ctl/man $(BUILD)/man $(VERSION)
+
 .PHONY: demo
 demo: deps-demo build ## Play the whole story in namespaces of its own (root)
 	tests/demo/demo $(BUILD)
@@ -36,7 +40,7 @@ test-unit: ## Tests that need no privilege
 
 .PHONY: test-netns
 test-netns: build ## Tests in network namespaces of this kernel (root)
-	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus)' ./...
+	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells)' ./...
 
 # An agent whose programs are taken for those of another build: upgrades are tested with it.
 .PHONY: build-other
