@@ -103,7 +103,7 @@ who has nothing but doubts.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newGet(), newDescribe(), newDoctor(version), newLogLevel(), newMigrate(), newTop())
+	cmd.AddCommand(newBugreport(version), newDescribe(), newDoctor(version), newGet(), newLogLevel(), newMigrate(), newTop())
 	if name != ownName {
 		rename(cmd, name)
 	}

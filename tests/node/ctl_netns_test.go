@@ -86,6 +86,7 @@ func TestNetnsTools(t *testing.T) {
 	t.Run("with an agent", func(t *testing.T) {
 		n.within(t)
 		checkTools(t)
+		n.checkReport(t, pod)
 		n.checkDoctor(t, 0, nil)
 	})
 	t.Run("without", func(t *testing.T) {
@@ -126,6 +127,32 @@ func (n *Node) checkDescription(t *testing.T, pod *Pod) {
 	if _, page, _ := n.weirctl("describe", pod.Name); !strings.Contains(page, "net1 of "+n.namespace+"/web on "+n.namespace+"/lan\n") ||
 		!strings.Contains(page, "allow [\"vlan\"]") {
 		t.Errorf("the page is\n%s", page)
+	}
+}
+
+// checkReport looks into a report for what only a real agent has.
+func (n *Node) checkReport(t *testing.T, pod *Pod) {
+	t.Helper()
+	n.Write("conf/90-other.conf", `{"cniVersion":"1.0.0","name":"other","type":"bridge","token":"hunter2"}`, 0o600)
+	file := filepath.Join(t.TempDir(), "report.tar.gz")
+	code, out, stderr := n.weirctl("bugreport", file, "--cni-conf-dir", n.path("conf"), "--cni-bin-dir", n.binDir)
+	if !hasGo() && code == 3 {
+		code = 0 // the VM has its kernel's configuration nowhere
+	}
+	if code != 0 {
+		t.Errorf("exit code %d, %s%s", code, out, stderr)
+	}
+	text, err := exec.Command("tar", "xzOf", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"weir_attachments 2", `"weir_egress"`, pod.ID, `"check": "guards"`, "(redacted)"} {
+		if !bytes.Contains(text, []byte(want)) {
+			t.Errorf("the report does not tell %s", want)
+		}
+	}
+	if bytes.Contains(text, []byte("hunter2")) {
+		t.Error("the report tells a secret")
 	}
 }
 
