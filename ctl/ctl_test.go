@@ -340,6 +340,7 @@ func TestGetUnknownNames(t *testing.T) {
 		says string
 	}{
 		{[]string{"attachments", "wbe"}, `no attachment "wbe" on this node: did you mean shop/web?`},
+		{[]string{"attachments", "shop/w"}, `no attachment "shop/w" on this node: did you mean shop/web?`},
 		{[]string{"attachments", "shop/wbe"}, `no attachment "shop/wbe" on this node: did you mean shop/web?`},
 		{[]string{"attachments", "web", "zzzzzz"}, `no attachment "zzzzzz" on this node` + "\n"},
 		{[]string{"attachments", "web", "-n", "default"}, `no attachment "web" on this node` + "\n"},

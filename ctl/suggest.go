@@ -15,8 +15,11 @@ func notThere(kind, name string, known []string) error {
 	return fmt.Errorf("no %s %q on this node", kind, name)
 }
 
-// closest is the name that a mistyped one may be meant for; empty for none. A name that
-// was given without its namespace is compared with names without theirs.
+// leastBeginning is how much of a name says which is meant, in bytes.
+const leastBeginning = 3
+
+// closest is the name that a mistyped one, or a beginning, may be meant for; empty for
+// none. A name that was given without its namespace is compared with names without theirs.
 func closest(name string, known []string) string {
 	best, least := "", len(name)/3+1
 	for _, k := range known {
@@ -24,7 +27,11 @@ func closest(name string, known []string) string {
 		if !strings.Contains(name, "/") {
 			k = k[strings.LastIndex(k, "/")+1:]
 		}
-		if d := distance(name, k); d <= least && (best == "" || d < least) {
+		d := distance(name, k)
+		if len(name) >= leastBeginning && strings.HasPrefix(k, name) && strings.Count(k, "/") == strings.Count(name, "/") {
+			d = 1
+		}
+		if d <= least && (best == "" || d < least) {
 			best, least = whole, d
 		}
 	}

@@ -105,7 +105,7 @@ func (e *exam) jit() {
 	value, err := os.ReadFile(jitSwitch)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.ok("compiler", "programs are always compiled, or never: the kernel has no switch for it")
+		e.ok("compiler", "there is no switch for it here: %s is seen in the node's network namespace alone", jitSwitch)
 	case err != nil:
 		e.warn("compiler", "run this as root", "%v", err)
 	case string(bytes.TrimSpace(value)) == "0":
