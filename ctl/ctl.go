@@ -83,13 +83,19 @@ pinned maps itself: the guards go on enforcing and counting without an agent.
 
 The exit code is 0 when all went well; 1 when something failed or what was asked
 for is not there; 2 for a command line that is wrong; 3 for an answer that was
-printed and lacks something, which is named on the standard error, and for a doctor
-who has nothing but doubts.`,
+printed and lacks something, which is named on the standard error, and where doctor
+has warnings alone.`,
 		Example: `  # What is attached on this node
   weirctl get
 
   # The same with master, mode, MAC, MTU, hook and container
   weirctl get -o wide
+
+  # What carries most, live
+  weirctl top
+
+  # What keeps weir from working on this node
+  weirctl doctor
 
   # What would change if weir took the place of Multus
   weirctl migrate`,
