@@ -239,7 +239,7 @@ func TestNothingBelowUnknownKeys(t *testing.T) {
 	t.Parallel()
 	key := rapid.SampledFrom([]string{"type", "name", "config", "plugins", "weir"})
 	rapid.Check(t, func(t *rapid.T) {
-		var value any = rapid.SampledFrom([]any{planted, 4711, []any{planted}}).Draw(t, "value")
+		value := rapid.SampledFrom([]any{planted, 4711, []any{planted}}).Draw(t, "value")
 		nest := func(depth int) {
 			for range depth {
 				if rapid.Bool().Draw(t, "list") {

@@ -16,7 +16,7 @@ import (
 // attachmentNames are those by which an attachment can be asked for, the whole one first.
 func attachmentNames(a *api.AttachmentStatus) []string {
 	if a.Pod.Name == "" {
-		return []string{a.ID.String(), a.ContainerID}
+		return []string{a.ContainerID + "/" + a.Interface, a.ContainerID}
 	}
 	return []string{a.Pod.String() + "/" + a.Interface, a.Pod.String(), a.Pod.Name}
 }

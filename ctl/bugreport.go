@@ -14,7 +14,6 @@ import (
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/bugreport"
-	"github.com/weir-cni/weir/doctor"
 )
 
 // reportList is what weirctl bugreport prints.
@@ -49,7 +48,7 @@ exit code is 3.`,
 		Args: wrong(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.report(cmd, args, version) },
 	}
-	o.source.addFlags(cmd)
+	o.addFlags(cmd)
 	o.addConfigFlags(cmd)
 	addOutput(cmd, &o.output, outputs)
 	return cmd
@@ -61,9 +60,7 @@ func (o *doctorOptions) report(cmd *cobra.Command, args []string, version string
 	}
 	now := time.Now()
 	name := reportName(now)
-	options := bugreport.Options{Name: name, Now: now, Options: doctor.Options{
-		Socket: o.socket, StateDir: o.stateDir, BPFDir: o.bpfDir, ConfDir: o.confDir, BinDir: o.binDir, Version: version,
-	}}
+	options := bugreport.Options{Name: name, Now: now, Options: o.places(version)}
 	path := name + ".tar.gz"
 	if len(args) > 0 {
 		path = args[0]

@@ -93,7 +93,7 @@ func TestBugreportFailures(t *testing.T) {
 func TestBugreportViews(t *testing.T) {
 	t.Parallel()
 	one := []bugreport.Part{{Name: "versions.txt", What: "versions", Size: 268}}
-	many := append(one[:1:1], bugreport.Part{Name: "metrics.txt", What: "metrics", Missing: "no agent answers"})
+	many := []bugreport.Part{one[0], {Name: "metrics.txt", What: "metrics", Missing: "no agent answers"}}
 	for _, test := range []struct {
 		golden, output string
 		parts          []bugreport.Part

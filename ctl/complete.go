@@ -22,7 +22,7 @@ type completer func(items []api.AttachmentStatus) []cobra.Completion
 // completing has a shell complete what is live on the node, from the agent or the pins.
 // What cannot be read is not told: a shell shows nothing but names.
 func (s *source) completing(list completer) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(_ *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
 		defer cancel()
 		a, _ := s.read(ctx)

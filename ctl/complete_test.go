@@ -29,7 +29,7 @@ func (s *site) complete(t *testing.T, args ...string) []string {
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	second := web()
-	second.ID.Interface, second.Network = "net2", "default/san"
+	second.Interface, second.Network = "net2", "default/san"
 	tests := []struct {
 		args []string
 		want []string

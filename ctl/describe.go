@@ -46,7 +46,7 @@ the way of a whole answer is named in it, and the exit code is 3.`,
   # The numbers of its programs and maps
   weirctl describe web -o json | jq '.items[].pins[] | {kind, id, path}'`,
 		Args: wrong(cobra.MinimumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: o.run,
 	}
 	cmd.ValidArgsFunction = o.completing(o.podCompletions)
 	o.source.addFlags(cmd)
@@ -88,7 +88,7 @@ type recordOf struct {
 }
 
 func (o *describeOptions) run(cmd *cobra.Command, names []string) error {
-	if err := errors.Join(checkOutput(o.output, outputs), o.scope.check()); err != nil {
+	if err := errors.Join(checkOutput(o.output, outputs), o.checkScope()); err != nil {
 		return err
 	}
 	list, err := o.attachments(cmd)

@@ -66,7 +66,7 @@ func TestDescribe(t *testing.T) {
 	guarded := dated(web())
 	guarded.Netns = "/run/netns/web"
 	onNode := guarded
-	onNode.ID.Interface, onNode.HostInterface, onNode.Hook = "net2", "veth1", "clsact"
+	onNode.Interface, onNode.HostInterface, onNode.Hook = "net2", "veth1", "clsact"
 	tests := []struct {
 		golden, output, name string
 		code                 int

@@ -54,7 +54,7 @@ that is wrong, and 3 when there are warnings alone.`,
 		Args: wrong(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, version) },
 	}
-	o.source.addFlags(cmd)
+	o.addFlags(cmd)
 	o.addConfigFlags(cmd)
 	addOutput(cmd, &o.output, outputs)
 	return cmd
@@ -65,17 +65,18 @@ func (o *doctorOptions) addConfigFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.binDir, "cni-bin-dir", install.DefaultBinDir, "the runtime's directory of plugins")
 }
 
-func (o *doctorOptions) examine(cmd *cobra.Command, version string) []doctor.Finding {
-	return doctor.Examine(cmd.Context(), doctor.Options{
+// places are where weir's things are on the node.
+func (o *doctorOptions) places(version string) doctor.Options {
+	return doctor.Options{
 		Socket: o.socket, StateDir: o.stateDir, BPFDir: o.bpfDir, ConfDir: o.confDir, BinDir: o.binDir, Version: version,
-	})
+	}
 }
 
 func (o *doctorOptions) run(cmd *cobra.Command, version string) error {
 	if err := checkOutput(o.output, outputs); err != nil {
 		return err
 	}
-	findings := o.examine(cmd, version)
+	findings := doctor.Examine(cmd.Context(), o.places(version))
 	return errors.Join(judge(findings), renderFindings(cmd.OutOrStdout(), findings, o.output))
 }
 

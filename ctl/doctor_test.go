@@ -12,9 +12,9 @@ import (
 func TestDoctorViews(t *testing.T) {
 	t.Parallel()
 	one := []doctor.Finding{{Check: "kernel", Status: doctor.OK, Message: "Linux 6.12 has what the programs need"}}
-	doubts := append(one[:1:1], doctor.Finding{Check: "tcx", Status: doctor.Warn, Message: "no links", Advice: "use kernel 6.6 or newer"})
-	many := append(doubts[:2:2], doctor.Finding{Check: "agent", Status: doctor.Fail, Message: "no agent answers", Advice: "start it"},
-		doctor.Finding{Check: "agent", Status: doctor.Fail, Message: "and never did", Advice: "start it"})
+	doubts := []doctor.Finding{one[0], {Check: "tcx", Status: doctor.Warn, Message: "no links", Advice: "use kernel 6.6 or newer"}}
+	many := []doctor.Finding{one[0], doubts[1], {Check: "agent", Status: doctor.Fail, Message: "no agent answers", Advice: "start it"},
+		{Check: "agent", Status: doctor.Fail, Message: "and never did", Advice: "start it"}}
 	tests := []struct {
 		golden, output string
 		findings       []doctor.Finding

@@ -66,7 +66,7 @@ no pod by CONTAINER or CONTAINER/INTERFACE; a network by NAME or NAMESPACE/NAME.
   # Every drop, by direction and reason
   weirctl get -o json | jq '.items[] | {pod, interface, dropped}'`,
 		Args: wrong(func(_ *cobra.Command, args []string) error { return checkResource(args) }),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: o.run,
 	}
 	cmd.ValidArgsFunction = o.completeGet
 	o.source.addFlags(cmd)
@@ -94,7 +94,7 @@ func (o *getOptions) check() error {
 	if o.every <= 0 {
 		return usageError{fmt.Errorf("--interval %s: want more than 0s", o.every)}
 	}
-	return o.scope.check()
+	return o.checkScope()
 }
 
 func (o *getOptions) run(cmd *cobra.Command, args []string) error {
@@ -189,7 +189,7 @@ func (s *scope) addFlags(cmd *cobra.Command, from *source) {
 	_ = cmd.RegisterFlagCompletionFunc("namespace", from.completing(namespaceCompletions))
 }
 
-func (s *scope) check() error {
+func (s *scope) checkScope() error {
 	if s.all && s.namespace != "" {
 		return usageError{errors.New("--namespace and --all-namespaces exclude each other")}
 	}

@@ -82,7 +82,7 @@ func (o *topOptions) check() error {
 	case o.every < leastInterval:
 		return usageError{fmt.Errorf("--interval %s: want %s at least", o.every, leastInterval)}
 	}
-	return errors.Join(checkOutput(o.output, outputs), o.scope.check())
+	return errors.Join(checkOutput(o.output, outputs), o.checkScope())
 }
 
 func (o *topOptions) run(cmd *cobra.Command) error {

@@ -36,7 +36,7 @@ func later(a api.AttachmentStatus, receive, transmit api.Traffic, dropped uint64
 // busy are readings of three attachments: two of one pod, one of another with long names.
 func busy() (before, after reading) {
 	one, two, three := web(), web(), web()
-	two.ID.Interface, two.Network = "net2", "default/san"
+	two.Interface, two.Network = "net2", "default/san"
 	three.ContainerID = "f00d"
 	three.Pod.Namespace, three.Pod.Name = "a-namespace-of-some-length", "deployment-with-a-long-name-7d9f8c6b5-x2x4z"
 	three.Network = "another-namespace/network-of-a-long-name"
@@ -168,7 +168,7 @@ func TestScreenFits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		attachments := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) api.AttachmentStatus {
 			a := web()
-			a.ContainerID, a.ID.Interface = name.Draw(t, "container"), name.Draw(t, "interface")[:1]
+			a.ContainerID, a.Interface = name.Draw(t, "container"), name.Draw(t, "interface")[:1]
 			a.Pod.Namespace, a.Pod.Name, a.Network = name.Draw(t, "namespace"), name.Draw(t, "pod"), name.Draw(t, "network")
 			a.Receive.Bytes = rapid.Uint64().Draw(t, "bytes")
 			return a

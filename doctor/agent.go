@@ -93,7 +93,10 @@ func (e *exam) attaches(ctx context.Context, path string) {
 
 // pluginConfig is the configuration that a runtime gives weir.
 func pluginConfig(path string) ([]byte, error) {
-	list, err := listFrom(path)
+	if filepath.Ext(path) != ".conflist" {
+		return os.ReadFile(path)
+	}
+	list, err := libcni.NetworkConfFromFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -109,21 +112,6 @@ func pluginConfig(path string) ([]byte, error) {
 		return json.Marshal(config)
 	}
 	return nil, fmt.Errorf("%s has no plugin weir of its own", path)
-}
-
-func listFrom(path string) (*libcni.NetworkConfigList, error) {
-	if filepath.Ext(path) == ".conflist" {
-		return libcni.NetworkConfFromFile(path)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	plugin, err := libcni.NetworkPluginConfFromBytes(data)
-	if err != nil {
-		return nil, err
-	}
-	return libcni.ConfListFromConf(plugin)
 }
 
 // others looks for Multus, for a second entry of weir and for what cannot be read.
