@@ -24,10 +24,11 @@ var known = wordSet(`
 	dns nameservers search options domain dataDir resolvConf
 	interfaces ips interface mac sandbox
 	portMappings hostPort containerPort protocol hostIP bandwidth ingressRate ingressBurst egressRate egressBurst
-	weir enforcement allow sources stormLimit broadcast multicast unknownUnicast isolation rules
+	weir enforcement allow sources stormLimit broadcast multicast unknownUnicast isolation community segment
+	rules direction action cidrs ports
 	clusterNetwork delegates socket defaultNetworks systemNamespaces namespaceIsolation globalNamespaces auxiliaryCNIChainName
 	readinessindicatorfile binDir confDir
-	version containerID chained netns pod namespace uid phase path network default config resource result attachment
+	version containerID chained netns pod namespace uid phase claim path network default config resource result attachment
 	created pinDir hostInterface index auxiliary noDefaultRoute gateways selection default-route
 `)
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -65,7 +66,9 @@ func TestDescribe(t *testing.T) {
 	// Its pins are missing: those that are there need a kernel, see tests/node.
 	guarded := dated(web())
 	guarded.Netns = "/run/netns/web"
+	guarded.Rules = []api.Rule{{Rule: attachment.Rule{Direction: "ingress", Rule: "web", Action: "allow"}, Packets: 7, Bytes: 420}}
 	onNode := guarded
+	onNode.Rules = nil
 	onNode.Interface, onNode.HostInterface, onNode.Hook = "net2", "veth1", "clsact"
 	tests := []struct {
 		golden, output, name string

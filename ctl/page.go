@@ -70,6 +70,7 @@ func (p *page) describe(d *description) {
 	p.sandboxOf(d)
 	p.guardOf(d)
 	p.countersOf(d)
+	p.rulesOf(d)
 	for i, command := range d.Commands {
 		p.line(first(i, "See also"), command)
 	}
@@ -183,6 +184,22 @@ func (p *page) countersOf(d *description) {
 		add(bad, drop.Direction, drop.Reason, "-", "-", drop.Packets, drop.Bytes)
 	}
 	p.line("Counters", "directions are the pod's")
+	for line := range strings.Lines(align(rows, p.paint)) {
+		p.WriteString("    " + line)
+	}
+}
+
+// rulesOf shows what each rule of the network has decided.
+func (p *page) rulesOf(d *description) {
+	if len(d.Rules) == 0 {
+		return
+	}
+	rows := [][]cell{{{"DIRECTION", heading}, {"RULE", heading}, {"ACTION", heading}, {"PACKETS", heading}, {"BYTES", heading}}}
+	for _, r := range d.Rules {
+		rows = append(rows, []cell{{r.Direction, plain}, {r.Rule.Rule, plain}, {r.Action, plain},
+			{strconv.FormatUint(r.Packets, 10), plain}, {humanBytes(r.Bytes), plain}})
+	}
+	p.line("Rules", "in their order")
 	for line := range strings.Lines(align(rows, p.paint)) {
 		p.WriteString("    " + line)
 	}
