@@ -71,7 +71,19 @@ func Add(args *skel.CmdArgs) error {
 func Check(args *skel.CmdArgs) error { return run("CHECK", args) }
 
 // Del has the agent take a container's networks away.
-func Del(args *skel.CmdArgs) error { return run("DEL", args) }
+func Del(args *skel.CmdArgs) error { return asFailure(run("DEL", args)) }
+
+// asFailure words an error of DEL so that containerd takes it for one. Its library for CNI
+// (go-cni's Remove) looks for two phrases in what a plugin says, and takes what has them for
+// a sandbox that is gone already: it then never calls DEL again.
+func asFailure(err error) error {
+	failure, ok := errors.AsType[*types.Error](err)
+	if !ok {
+		return err
+	}
+	words := strings.NewReplacer("no such file or directory", "it is missing (ENOENT)", "not found", "missing")
+	return types.NewError(failure.Code, words.Replace(failure.Msg), words.Replace(failure.Details))
+}
 
 // GC has the agent take away what the runtime does not list as valid.
 func GC(args *skel.CmdArgs) error { return run("GC", args) }

@@ -160,6 +160,24 @@ func TestMissingAgent(t *testing.T) {
 }
 
 // An agent that refuses a request by its length closes before it has read it.
+// containerd takes what has one of these phrases for a sandbox that is gone already.
+func TestDelIsNotTakenForDone(t *testing.T) {
+	for _, socket := range []string{
+		filepath.Join(t.TempDir(), "nobody.sock"),
+		agent(t, answers("HTTP/1.0 200 OK\r\n\r\n"+`{"error":{"code":100,"msg":"Not done: link not found","details":"open x: no such file or directory"}}`)),
+	} {
+		failure, ok := errors.AsType[*types.Error](Del(argsFor(socket)))
+		if !ok {
+			t.Fatalf("%s: no CNI error", socket)
+		}
+		for _, phrase := range []string{"no such file or directory", "not found"} {
+			if strings.Contains(failure.Error(), phrase) {
+				t.Errorf("%q has %q", failure, phrase)
+			}
+		}
+	}
+}
+
 func TestARefusalBeforeTheRequestIsSent(t *testing.T) {
 	t.Parallel()
 	socket := agent(t, func(conn net.Conn) {
