@@ -5,8 +5,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/cni"
@@ -16,52 +14,16 @@ import (
 // networkFollower has the guards of attachments follow what their networks say under the
 // key weir.
 type networkFollower struct {
-	agent *agent
-	wake  chan struct{}
-
-	mu      sync.Mutex
-	changed map[string]bool
+	*changes[string] // of networks
+	agent            *agent
 }
 
 func newNetworkFollower(a *agent) *networkFollower {
-	return &networkFollower{agent: a, wake: make(chan struct{}, 1), changed: map[string]bool{}}
-}
-
-// note remembers that a network may have changed.
-func (f *networkFollower) note(network string) {
-	f.mu.Lock()
-	f.changed[network] = true
-	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (f *networkFollower) take() map[string]bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	changed := f.changed
-	f.changed = map[string]bool{}
-	return changed
+	return &networkFollower{newChanges[string](), a}
 }
 
 // run follows until ctx ends.
-func (f *networkFollower) run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-f.wake:
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(gatherFor):
-		}
-		f.followAll(ctx, f.take())
-	}
-}
+func (f *networkFollower) run(ctx context.Context) error { return f.gather(ctx, f.followAll) }
 
 // followAll changes one guard after the other.
 func (f *networkFollower) followAll(ctx context.Context, networks map[string]bool) {

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// gatherFor is how long changes of pods are gathered, which come in bursts.
-	gatherFor = 300 * time.Millisecond
 	// A pod that could not be followed is tried again, ever more slowly.
 	retryFirst, retryMost = time.Second, 5 * time.Minute
 	// followsMost bounds the pods that are followed at once.
@@ -33,20 +31,19 @@ const reasonMissed = "MissedNetworks"
 // podFollower has sandboxes follow the annotations of their pods, and finds pods
 // that have none of the networks that they ask for.
 type podFollower struct {
+	*changes[attachment.Pod]
 	agent *agent
 	store *kube.Store
-	wake  chan struct{}
 
 	mu      sync.Mutex
-	changed map[attachment.Pod]bool
 	retries map[attachment.Pod]int
 	missed  map[attachment.Pod]bool
 }
 
 func newPodFollower(a *agent, store *kube.Store) *podFollower {
 	return &podFollower{
-		agent: a, store: store, wake: make(chan struct{}, 1),
-		changed: map[attachment.Pod]bool{}, retries: map[attachment.Pod]int{}, missed: map[attachment.Pod]bool{},
+		changes: newChanges[attachment.Pod](), agent: a, store: store,
+		retries: map[attachment.Pod]int{}, missed: map[attachment.Pod]bool{},
 	}
 }
 
@@ -58,41 +55,8 @@ func (f *podFollower) Missed() int {
 	return len(f.missed)
 }
 
-// note remembers that a pod may have changed.
-func (f *podFollower) note(pod attachment.Pod) {
-	f.mu.Lock()
-	f.changed[pod] = true
-	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (f *podFollower) take() map[attachment.Pod]bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	changed := f.changed
-	f.changed = map[attachment.Pod]bool{}
-	return changed
-}
-
 // run follows until ctx ends.
-func (f *podFollower) run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-f.wake:
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(gatherFor):
-		}
-		f.followAll(ctx, f.take())
-	}
-}
+func (f *podFollower) run(ctx context.Context) error { return f.gather(ctx, f.followAll) }
 
 func (f *podFollower) followAll(ctx context.Context, changed map[attachment.Pod]bool) {
 	records, err := f.agent.plugin.Records.List()
