@@ -69,7 +69,7 @@ __noinline __u32 weir_walk_ipv6(struct __sk_buff *skb, __u32 next)
 	for (int i = 0; i < WEIR_EXTENSIONS_MAX; i++) {
 		if (!weir_is_walked(next))
 			return WEIR_HEADER(offset, next) | found;
-		if (bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
+		if (!weir_load(skb, offset, &header, sizeof(header)))
 			return WEIR_WALK_CUT | found;
 		if (next == IPPROTO_FRAGMENT) {
 			__builtin_memcpy(&fragment, &header, sizeof(fragment));
@@ -104,7 +104,7 @@ __noinline int weir_is_source_routed(struct __sk_buff *skb, __u32 offset, __u32 
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WEIR_OPTIONS_MAX && offset < end; i++) {
-		if (bpf_skb_load_bytes(skb, offset, option, sizeof(option)) || option[0] == WEIR_OPTION_END)
+		if (!weir_load(skb, offset, option, sizeof(option)) || option[0] == WEIR_OPTION_END)
 			return false;
 		if (option[0] == WEIR_OPTION_LSRR || option[0] == WEIR_OPTION_SSRR)
 			return true;
@@ -114,28 +114,6 @@ __noinline int weir_is_source_routed(struct __sk_buff *skb, __u32 offset, __u32 
 		offset += length;
 	}
 	return false;
-}
-
-/* Where a transport header begins at most that is read in place. */
-#define WEIR_IN_PLACE_MAX 128
-
-/*
- * Copies so many bytes, in place where they are linear: that saves most packets a
- * call of some 20 ns.
- */
-static __always_inline bool weir_read(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
-{
-	const void *from = (void *)(long)skb->data;
-
-	/* The verifier follows the number that is compared, and none that it is made of. */
-	asm volatile("" : "+r"(offset));
-	if (offset > WEIR_IN_PLACE_MAX)
-		return !bpf_skb_load_bytes(skb, offset, to, len);
-	from += offset;
-	if (from + len > (void *)(long)skb->data_end)
-		return !bpf_skb_load_bytes(skb, offset, to, len);
-	__builtin_memcpy(to, from, len);
-	return true;
 }
 
 /* A UDP packet from a server's port to a client's. */

@@ -72,7 +72,7 @@ static __always_inline __u32 weir_transport_length(struct __sk_buff *skb, __u8 p
 
 	switch (protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+		if (!weir_load(skb, offset, &tcp, sizeof(tcp)))
 			return 0;
 		return tcp.doff * 4;
 	case IPPROTO_UDP:
@@ -107,7 +107,7 @@ __noinline __u32 weir_skip_extensions(struct __sk_buff *skb, __u32 header)
 	for (int i = 0; i < WEIR_EXTENSIONS_MAX; i++) {
 		if (!weir_is_extension(next))
 			break;
-		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
+		if (!weir_load(skb, offset, &extension, sizeof(extension)))
 			break;
 		next = extension.nexthdr;
 		offset += (extension.hdrlen + 1) * 8;
@@ -126,12 +126,12 @@ __noinline __u32 weir_headers_length(struct __sk_buff *skb)
 
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		if (bpf_skb_load_bytes(skb, offset, &ipv4, sizeof(ipv4)))
+		if (!weir_load(skb, offset, &ipv4, sizeof(ipv4)))
 			return offset;
 		offset += ipv4.ihl * 4;
 		return offset + weir_transport_length(skb, ipv4.protocol, offset);
 	case bpf_htons(ETH_P_IPV6):
-		if (bpf_skb_load_bytes(skb, offset, &ipv6, sizeof(ipv6)))
+		if (!weir_load(skb, offset, &ipv6, sizeof(ipv6)))
 			return offset;
 		header = weir_skip_extensions(skb, WEIR_HEADER(offset + sizeof(ipv6), ipv6.nexthdr));
 		offset = WEIR_OFFSET(header);

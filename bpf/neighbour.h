@@ -56,7 +56,7 @@ __noinline int weir_nd_options(struct __sk_buff *skb, __u32 offset, __u32 end, _
 		return WEIR_MALFORMED;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WEIR_ND_OPTIONS_MAX && offset < end; i++) {
-		if (bpf_skb_load_bytes(skb, offset, &option, sizeof(option)) || !option.length)
+		if (!weir_load(skb, offset, &option, sizeof(option)) || !option.length)
 			return WEIR_MALFORMED;
 		if (weir_names_sender(type, option.type)) {
 			if (unspecified || option.length != 1)
@@ -89,8 +89,7 @@ __noinline int weir_neighbour(struct __sk_buff *skb, __u32 offset)
 	__u32 length, end;
 	bool unspecified;
 
-	if (!facts || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) ||
-	    bpf_skb_load_bytes(skb, offset, message, sizeof(message)))
+	if (!facts || !weir_load(skb, ETH_HLEN, &ip, sizeof(ip)) || !weir_load(skb, offset, message, sizeof(message)))
 		return WEIR_MALFORMED;
 	length = weir_nd_length(message[0]);
 	end = WEIR_HEADERS_LEN + bpf_ntohs(ip.payload_len);
@@ -99,7 +98,7 @@ __noinline int weir_neighbour(struct __sk_buff *skb, __u32 offset)
 	__builtin_memcpy(&source, &ip.saddr, sizeof(source));
 	unspecified = weir_is_unspecified(&source);
 	if (weir_checks_for(WEIR_CHECK_IPV6) && weir_is_about_sender(message[0], unspecified)) {
-		if (bpf_skb_load_bytes(skb, offset + 8, &target, sizeof(target)))
+		if (!weir_load(skb, offset + 8, &target, sizeof(target)))
 			return WEIR_MALFORMED;
 		if (!weir_owns_ipv6(facts, &target))
 			return WEIR_SPOOFED_NEIGHBOUR;

@@ -44,7 +44,7 @@ static __always_inline bool weir_is_dhcp_request(struct __sk_buff *skb, const st
 
 	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(WEIR_IPV4_OFFSET_MASK))
 		return false;
-	if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
+	if (!weir_load(skb, offset, &udp, sizeof(udp)))
 		return false;
 	return udp.source == bpf_htons(WEIR_DHCP_CLIENT_PORT) && udp.dest == bpf_htons(WEIR_DHCP_SERVER_PORT);
 }
@@ -79,8 +79,7 @@ static __always_inline bool weir_is_addressless(struct __sk_buff *skb, __u8 next
 	__u32 header = weir_skip_extensions(skb, WEIR_HEADER(ETH_HLEN + sizeof(struct ipv6hdr), next));
 	__u8 type;
 
-	if (WEIR_PROTOCOL(header) != IPPROTO_ICMPV6 ||
-	    bpf_skb_load_bytes(skb, WEIR_OFFSET(header), &type, sizeof(type)))
+	if (WEIR_PROTOCOL(header) != IPPROTO_ICMPV6 || !weir_load(skb, WEIR_OFFSET(header), &type, sizeof(type)))
 		return false;
 	return type == WEIR_NEIGHBOUR_SOLICITATION || type == WEIR_ROUTER_SOLICITATION || type == WEIR_MLD_REPORT ||
 	       type == WEIR_MLD_DONE || type == WEIR_MLD2_REPORT;
@@ -150,7 +149,10 @@ static __always_inline bool weir_is_double_tagged(struct __sk_buff *skb, __be16 
 		return weir_is_vlan(ethertype) || skb->vlan_proto != bpf_htons(ETH_P_8021Q);
 	if (ethertype != bpf_htons(ETH_P_8021Q))
 		return true;
-	return (void *)(tag + 1) <= (void *)(long)skb->data_end && weir_is_vlan(tag->ethertype);
+	/* One that there is and that cannot be read is taken for one. */
+	if ((void *)(tag + 1) > (void *)(long)skb->data_end)
+		return skb->len >= ETH_HLEN + WEIR_VLAN_LEN;
+	return weir_is_vlan(tag->ethertype);
 }
 
 static __always_inline enum weir_verdict weir_tags(struct __sk_buff *skb, __be16 ethertype)

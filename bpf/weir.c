@@ -22,6 +22,7 @@
 
 #include "protocols.h"
 #include "verdict.h"
+#include "read.h"
 #include "facts.h"
 #include "count.h"
 #include "source.h"
