@@ -44,6 +44,11 @@ type bench struct {
 	loader       *Loader
 	guard        *Guard
 	spec         Spec
+	// at is where the guard is: on net1 of the pod, if not elsewhere.
+	at Place
+	// node has the port that the cable to outside is in.
+	node *lan.Host
+	port string
 }
 
 func newBench(t *testing.T) *bench {
@@ -63,6 +68,14 @@ func newBenchWith(t *testing.T, loader *Loader) *bench {
 	t.Helper()
 	b := &bench{pod: lan.NewHost(t), outside: lan.NewHost(t), loader: loader}
 	lan.Join(t, b.pod, "net1", b.outside, "eth0")
+	b.node, b.port = b.pod, "net1"
+	b.finish(t)
+	return b
+}
+
+// finish gives the ends of the cable addresses, and the pod's a guard.
+func (b *bench) finish(t *testing.T) {
+	t.Helper()
 	b.pod.Address("net1", podAddress+"/24", "2001:db8::2/64")
 	b.outside.Address("eth0", lanAddress+"/24", "2001:db8::1/64")
 	var err error
@@ -70,11 +83,13 @@ func newBenchWith(t *testing.T, loader *Loader) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.ns.Close() })
+	if b.at.Namespace == nil {
+		b.at = Place{Namespace: b.ns, Interface: "net1"}
+	}
 	b.attach(t)
-	return b
 }
 
-func (b *bench) place() Place { return Place{Namespace: b.ns, Interface: "net1"} }
+func (b *bench) place() Place { return b.at }
 
 func (b *bench) attach(t *testing.T) {
 	t.Helper()

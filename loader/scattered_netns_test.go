@@ -314,12 +314,14 @@ func newJumboBench(t *testing.T) *bench {
 	return b
 }
 
+// setMTU sets it along the whole way between the pod and outside.
 func (b *bench) setMTU(t *testing.T, mtu int) {
 	t.Helper()
-	for h, name := range map[*lan.Host]string{b.pod: "net1", b.outside: "eth0"} {
-		if err := h.Netlink().LinkSetMTU(h.Link(name), mtu); err != nil {
-			t.Fatal(err)
-		}
+	b.outside.SetMTU("eth0", mtu)
+	b.node.SetMTU(b.port, mtu)
+	b.pod.SetMTU("net1", mtu)
+	if b.at.Opposite {
+		b.node.SetMTU(b.at.Interface, mtu)
 	}
 }
 

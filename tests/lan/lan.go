@@ -184,6 +184,24 @@ func Join(tb testing.TB, a *Host, aName string, b *Host, bName string) {
 	b.Up(bName)
 }
 
+// Hand gives an interface to another host, under a name there, and sets it up.
+func (h *Host) Hand(name string, to *Host, as string) {
+	h.tb.Helper()
+	if err := h.handle.LinkSetNsFd(h.Link(name), int(to.ns.Fd())); err != nil {
+		h.tb.Fatalf("moving %s: %v", name, err)
+	}
+	rename(h.tb, to, name, as)
+	to.Up(as)
+}
+
+// SetMTU sets the MTU of an interface.
+func (h *Host) SetMTU(name string, mtu int) {
+	h.tb.Helper()
+	if err := h.handle.LinkSetMTU(h.Link(name), mtu); err != nil {
+		h.tb.Fatalf("setting the MTU of %s: %v", name, err)
+	}
+}
+
 func rename(tb testing.TB, h *Host, from, to string) {
 	tb.Helper()
 	if err := h.handle.LinkSetName(h.Link(from), to); err != nil {
