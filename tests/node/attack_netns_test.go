@@ -37,6 +37,8 @@ type scene struct {
 	guarded, free, victim, friend *Pod
 	// client is the victim's socket of a DHCP client.
 	client net.PacketConn
+	// tenant is the socket of who is in another VLAN.
+	tenant net.PacketConn
 }
 
 // Addresses of the pods of a scene.
@@ -79,7 +81,8 @@ func TestNodesUnderAttack(t *testing.T) {
 		for _, nodes := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%s, nodes: %d", kind, nodes), func(t *testing.T) {
 				s := newScene(t, kind, nodes)
-				for _, a := range attacks() {
+				s.settle()
+				for _, a := range append(attacks(), hops()...) {
 					t.Run(a.name, func(t *testing.T) { s.judge(t, a) })
 				}
 			})
@@ -228,12 +231,14 @@ func (s *scene) neighbour(address string) string {
 }
 
 // poisonARP answers what was not asked, as arpspoof does.
-func (s *scene) poisonARP(from *Pod) {
-	from.Send("net1", lan.Frame(s.tb, toVictim(s, from, layers.EthernetTypeARP), &layers.ARP{
+func (s *scene) poisonARP(from *Pod) { from.Send("net1", s.poison(from)) }
+
+func (s *scene) poison(from *Pod) []byte {
+	return lan.Frame(s.tb, toVictim(s, from, layers.EthernetTypeARP), &layers.ARP{
 		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPReply,
 		SourceHwAddress: macOf(from), SourceProtAddress: net.ParseIP(friendAddress).To4(),
 		DstHwAddress: macOf(s.victim), DstProtAddress: net.ParseIP(victimAddress).To4(),
-	}))
+	})
 }
 
 func (s *scene) isPoisoned4(from *Pod) bool {
