@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -490,89 +489,4 @@ func TestNetnsIngressVerdicts(t *testing.T) {
 			}
 		})
 	}
-}
-
-// BenchmarkNothing is what the others are to be measured by: a program that lets
-// every packet pass.
-func BenchmarkNothing(b *testing.B) {
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type:         ebpf.SchedCLS,
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-		License:      "Dual BSD/GPL",
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer program.Close()
-	report(b, program, lan.Frame(b, eth(otherMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.1"), udp, gopacket.Payload(make([]byte, 18))))
-}
-
-// BenchmarkLoad loads a pair of programs and lets go of it.
-func BenchmarkLoad(b *testing.B) {
-	spec, err := CollectionSpec()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := spec.Variables["weir_checks"].Set(uint32(all)); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		collection, err := ebpf.NewCollection(spec.Copy())
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		collection.Close()
-		b.StartTimer()
-	}
-}
-
-// BenchmarkPacket is what a packet costs beside BenchmarkNothing: without checks, with all
-// of them, and when it is dropped, for each reason of a frame in testdata.
-func BenchmarkPacket(b *testing.B) {
-	const v4, v6 = layers.EthernetTypeIPv4, layers.EthernetTypeIPv6
-	payload := gopacket.Payload(make([]byte, 18))
-	udp4 := lan.Frame(b, eth(podMAC, v4), ipv4("192.0.2.8"), udp, payload)
-	rows := []struct {
-		name, program string
-		checks        Check
-		frame         []byte
-	}{
-		{"no_checks/egress/ipv4", EgressProgram, 0, udp4},
-		{"no_checks/ingress/ipv4", IngressProgram, 0, arriving(b, podMAC)},
-		{"all_checks/egress/ipv4", EgressProgram, all, udp4},
-		{"all_checks/egress/ipv6", EgressProgram, all, lan.Frame(b, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, payload)},
-		{"all_checks/egress/arp", EgressProgram, all, lan.Frame(b, eth(podMAC, layers.EthernetTypeARP), arp(podMAC, "192.0.2.8", 1))},
-		{"all_checks/egress/nd", EgressProgram, all, neighbour(b, "2001:db8::8", 136, "2001:db8::8", targetMAC(podMAC)...)},
-		{"all_checks/ingress/ipv4", IngressProgram, all, arriving(b, podMAC)},
-		{"dropped/foreign_destination", IngressProgram, all, arriving(b, otherMAC)},
-	}
-	judge := model{mac: podMAC, checks: all}
-	for _, text := range own() {
-		judge.prefixes = append(judge.prefixes, netip.MustParsePrefix(text))
-	}
-	seen := map[string]bool{"allowed": true}
-	for _, frame := range corpus(b) {
-		if reason := judge.judge(frame); !seen[reason] {
-			seen[reason] = true
-			rows = append(rows, struct {
-				name, program string
-				checks        Check
-				frame         []byte
-			}{"dropped/" + reason, EgressProgram, all, frame})
-		}
-	}
-	for _, row := range rows {
-		b.Run(row.name, func(b *testing.B) { report(b, load(b, row.checks, own()...).Programs[row.program], row.frame) })
-	}
-}
-
-// report has the kernel measure the time of one run.
-func report(b *testing.B, program *ebpf.Program, frame []byte) {
-	_, perRun, err := program.Benchmark(frame, b.N, b.ResetTimer)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportMetric(float64(perRun.Nanoseconds()), "ns/packet")
-	b.ReportMetric(0, "ns/op")
 }

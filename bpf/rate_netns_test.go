@@ -222,22 +222,3 @@ func TestNetnsRateIsExactUnderLoad(t *testing.T) {
 		}
 	}
 }
-
-// What has no bandwidth set does not pay for it: compare with BenchmarkEgress and
-// BenchmarkIngress.
-func BenchmarkLimited(b *testing.B) {
-	for _, test := range []struct {
-		name string
-		rate Rate
-	}{
-		{"unlimited", Rate{}},
-		{"passing", Rate{BitsPerSecond: 1e15, Burst: TicksPerSecond}},
-		{"dropping", Rate{BitsPerSecond: 8, Paid: 1 << 62}},
-	} {
-		b.Run(test.name, func(b *testing.B) {
-			l := loadLimited(b)
-			l.setRate(b, Ingress, test.rate)
-			report(b, l.Programs[IngressProgram], ofLength(b, 60))
-		})
-	}
-}

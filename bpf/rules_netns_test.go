@@ -204,26 +204,3 @@ func randomRules(random *rand.Rand) string {
 	}
 	return "[" + text[1:] + "]"
 }
-
-// BenchmarkRules measures a packet that the last of so many rules allows.
-func BenchmarkRules(b *testing.B) {
-	frames := map[string][]byte{
-		"ipv4": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv4), ipv4("192.0.2.8"), udp, gopacket.Payload(make([]byte, 18))),
-		"ipv6": lan.Frame(b, eth(podMAC, layers.EthernetTypeIPv6), ipv6("2001:db8::8", layers.IPProtocolUDP), udp, gopacket.Payload(make([]byte, 18))),
-	}
-	for _, n := range []int{0, 1, 64} {
-		text := ""
-		for i := range n - 1 {
-			text += fmt.Sprintf(`{"action":"deny","cidrs":["192.0.%d.0/28","2001:db8:%d::/64"],"protocol":"udp","ports":["%d-%d"]},`, i+3, i+3, i*100, i*100+77)
-		}
-		if n > 0 {
-			text += `{"action":"allow","cidrs":["192.0.2.0/24","2001:db8::/64"],"protocol":"udp","ports":["2000"]}`
-		}
-		for _, version := range []string{"ipv4", "ipv6"} {
-			b.Run(fmt.Sprintf("%d/%s", n, version), func(b *testing.B) {
-				l := loadRules(b, all, "["+text+"]", "192.0.2.8/32", "2001:db8::8/128", "fe80::42:acff:fe11:2/128")
-				report(b, l.Programs[EgressProgram], frames[version])
-			})
-		}
-	}
-}
