@@ -30,7 +30,7 @@ const (
 	// Between two looks at the guards of a namespace there is a pause, so that a pod that
 	// never ceases to tamper does not keep the agent busy. It grows while guards have to
 	// be restored.
-	pauseLeast, pauseMost = 50 * time.Millisecond, 500 * time.Millisecond
+	pauseLeast, pauseMost = 50 * time.Millisecond, 250 * time.Millisecond
 	// reopenEvery is how often a namespace that could not be watched is tried again.
 	reopenEvery = 10 * time.Second
 	// reportEvery is how often a pod is told the same.

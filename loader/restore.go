@@ -12,10 +12,15 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/netns"
 )
+
+// restoreAttempts is how often Restore begins anew when somebody takes away what it has just
+// made.
+const restoreAttempts = 5
 
 // Restore puts the programs of a guard back to where Check misses them: as filters, which
 // are in force at once. Promote makes links of them. What sees packets before them is
@@ -27,13 +32,15 @@ func (g *Guard) Restore(p Place) error {
 	}
 	index := l.Attrs().Index
 	err = p.Namespace.Do(func() error {
-		if g.restoreAll(p, index) == nil {
-			return nil
-		}
-		// A qdisc of another kind, or with filters of another kind in our priority, has no
-		// place for ours.
-		if err := p.Namespace.Netlink().QdiscDel(clsactOn(index)); err != nil && !isGone(err) {
-			return fmt.Errorf("removing the qdisc that has no place for it: %w", err)
+		for range restoreAttempts - 1 {
+			if g.restoreAll(p, index) == nil {
+				return nil
+			}
+			// A qdisc of another kind, or with filters of another kind in our priority, has no
+			// place for ours. Or the pod has removed it meanwhile: there is none (EINVAL).
+			if err := p.Namespace.Netlink().QdiscDel(clsactOn(index)); err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("removing the qdisc that has no place for it: %w", err)
+			}
 		}
 		return g.restoreAll(p, index)
 	})

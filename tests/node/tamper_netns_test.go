@@ -6,10 +6,13 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -221,27 +224,88 @@ func TestNetnsDeletedInterface(t *testing.T) {
 }
 
 // A pod that never ceases to take its guard off keeps neither the agent busy nor the guard
-// off for long.
+// off for longer than a second, as its frames show that the guard would refuse.
 func TestNetnsTamperWithoutEnd(t *testing.T) {
 	n := newNode(t)
 	pod, _ := n.guardedPod(t, "macvlan")
 	link := pod.Link("net1")
-	const rounds = 60
-	for range rounds {
+	arrived := n.outside.Capture("eth1")
+	ctx, stop := context.WithCancel(t.Context())
+	var sent []time.Time
+	var sender sync.WaitGroup
+	sender.Go(func() { sent = pod.sendForeign(ctx, t) })
+	const roundsFor = 5 * time.Second
+	rounds := 0
+	for began := time.Now(); time.Since(began) < roundsFor; rounds++ {
 		if err := pod.Netlink().QdiscDel(clsact(link)); err != nil && n.hook() == "clsact" {
 			time.Sleep(10 * time.Millisecond) // it is off already
 		}
 		time.Sleep(40 * time.Millisecond)
 	}
 	time.Sleep(noticedWithin)
+	stop()
+	sender.Wait()
 	n.mustCheck(pod)
-	times := n.restored(t, pod)
-	t.Logf("restored %d times in %d rounds", times, rounds)
-	if n.hook() == "tcx" && times != 0 || n.hook() == "clsact" && (times < 3 || times > rounds) {
+	times, off := n.restored(t, pod), longestOff(sent, arrived.Stop())
+	t.Logf("restored %d times in %d rounds; off for %v at most", times, rounds, off)
+	if n.hook() == "tcx" && times != 0 || n.hook() == "clsact" && (times < 3 || times > uint64(rounds)) {
 		t.Errorf("the guard was restored %d times", times)
+	}
+	if n.hook() == "tcx" && off != 0 || off > noticedWithin {
+		t.Errorf("the guard was off for %v", off)
 	}
 	if said := bytes.Count(n.readLog(), []byte("tampered with and is in force again")); said > 1 {
 		t.Errorf("the agent says so %d times within a minute", said)
 	}
 	n.mustDel(pod)
+}
+
+// foreignMark begins what frames carry that sendForeign has sent.
+const foreignMark = "foreign frame "
+
+// sendForeign sends a frame every few milliseconds that is not the pod's own, each with its
+// number, until ctx ends, and says when each was sent.
+func (p *Pod) sendForeign(ctx context.Context, t *testing.T) (sent []time.Time) {
+	link := toAll(p)
+	for ctx.Err() == nil {
+		frame := lan.Frame(t, link,
+			&layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.ParseIP(foreignAddress), DstIP: net.ParseIP(outsideAddress)},
+			&layers.UDP{SrcPort: 1234, DstPort: 4321}, gopacket.Payload(fmt.Sprintf(foreignMark+"%06d", len(sent))))
+		sent = append(sent, time.Now())
+		p.Send("net1", frame)
+		time.Sleep(5 * time.Millisecond)
+	}
+	return sent
+}
+
+func toAll(p *Pod) *layers.Ethernet {
+	return &layers.Ethernet{SrcMAC: macOf(p), DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeIPv4}
+}
+
+// longestOff is the longest time in which all that was sent has arrived: from the first such
+// frame to the next that has not.
+func longestOff(sent []time.Time, arrived []lan.Captured) (longest time.Duration) {
+	passed := make([]bool, len(sent))
+	for _, f := range arrived {
+		at := bytes.LastIndex(f.Data, []byte(foreignMark))
+		if at < 0 || f.Outgoing {
+			continue
+		}
+		if number, err := strconv.Atoi(string(f.Data[at+len(foreignMark):][:6])); err == nil {
+			passed[number] = true
+		}
+	}
+	off := -1
+	for i := range sent {
+		switch {
+		case passed[i] && off < 0:
+			off = i
+		case !passed[i] && off >= 0:
+			longest, off = max(longest, sent[i].Sub(sent[off])), -1
+		}
+	}
+	if off >= 0 {
+		longest = max(longest, time.Since(sent[off]))
+	}
+	return longest
 }
