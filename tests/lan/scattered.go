@@ -120,7 +120,7 @@ func (h *Host) SendOffloaded(ifname string, header OffloadHeader, frame []byte) 
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 			return err
 		}

@@ -84,7 +84,7 @@ func (h *Host) SendUDP(to *Host, addr string, d Datagrams) {
 		}
 		return err
 	})
-	defer receiver.Close()
+	defer func() { _ = receiver.Close() }()
 	received := make(chan int, 1)
 	go func() { received <- receive(receiver, d.Size*d.Count) }()
 	h.Do(func() error {
@@ -92,7 +92,7 @@ func (h *Host) SendUDP(to *Host, addr string, d Datagrams) {
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		if err := setOptions(conn, map[[2]int]int{{unix.SOL_UDP, unix.UDP_SEGMENT}: d.Segment}); err != nil {
 			return err
 		}
