@@ -193,7 +193,7 @@ func TestNetnsJudgedFramesAreNotChanged(t *testing.T) {
 		{"allowed port to denied", s.udp6(podIPv6, udp(7, 7)), s.udp6(podIPv6, udp(7, 2000))},
 		{"router alert to source route", s.udp4(podAddress, udp(7, 7), option(148), option(148)), s.udp4(podAddress, udp(7, 7), option(148), option(131))},
 	}
-	const changed, padding = 0xff, 8
+	const changed, padding = 0xff, 11 // a length that no packet of the kernel has
 	b.slowDown(t)
 	ring := b.pod.Ring("net1")
 	for _, test := range tests {
