@@ -27,6 +27,7 @@ const (
 	FactsMap       = "weir_facts"
 	ControlMap     = "weir_control"
 	RateMap        = "weir_rate"
+	StormMap       = "weir_storm"
 	HeardMap       = "weir_heard"
 	MembersMap     = "weir_members"
 	PeersMap       = "weir_peers"
