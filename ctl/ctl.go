@@ -18,6 +18,7 @@ const (
 	ExitFailed  = 1
 	ExitUsage   = 2
 	ExitPartial = 3 // an answer was printed, and something is missing from it, or doubtful
+	ExitDropped = 4 // a guard would drop the packet that it was asked about
 )
 
 // ErrPartial is the error of an answer that was printed but is not whole.
@@ -63,6 +64,8 @@ func exitCode(err error) int {
 		return ExitOK
 	case errors.As(err, &usage):
 		return ExitUsage
+	case errors.Is(err, errDropped):
+		return ExitDropped
 	case errors.Is(err, ErrPartial), errors.Is(err, errDoubtful):
 		return ExitPartial
 	default:
@@ -84,7 +87,7 @@ pinned maps itself: the guards go on enforcing and counting without an agent.
 The exit code is 0 when all went well; 1 when something failed or what was asked
 for is not there; 2 for a command line that is wrong; 3 for an answer that was
 printed and lacks something, which is named on the standard error, and where doctor
-has warnings alone.`,
+has warnings alone; 4 when explain finds that a packet is dropped.`,
 		Example: `  # What is attached on this node
   weirctl get
 
@@ -93,6 +96,9 @@ has warnings alone.`,
 
   # What carries most, live
   weirctl top
+
+  # What a pod's guard would do with a packet, and why
+  weirctl explain web --to 192.0.2.9 --tcp 80
 
   # What keeps weir from working on this node
   weirctl doctor
@@ -109,7 +115,7 @@ has warnings alone.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newBugreport(version), newDescribe(), newDoctor(version), newGet(), newLogLevel(), newMigrate(), newTop())
+	cmd.AddCommand(newBugreport(version), newDescribe(), newDoctor(version), newExplain(), newGet(), newLogLevel(), newMigrate(), newTop())
 	if name != ownName {
 		rename(cmd, name)
 	}

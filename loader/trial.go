@@ -23,8 +23,10 @@ var ErrOtherPrograms = errors.New("the guard's programs are not those of this bu
 // of rates and storms, which begin as the guard has them when the trial is made.
 type Trial struct {
 	// Build is that of the programs.
-	Build  string
-	loaded *ebpf.Collection
+	Build string
+	// Originals are the guard's programs by their direction.
+	Originals [2]Pin
+	loaded    *ebpf.Collection
 }
 
 // Outcome is what a guard would do with a packet.
@@ -178,6 +180,8 @@ func (t *Trial) isOf(originals [2]*ebpf.Program) error {
 		if err != nil {
 			return err
 		}
+		id, _ := want.ID()
+		t.Originals[d] = Pin{Kind: KindProgram, ID: uint32(id), Name: want.Name, Type: want.Type.String(), Tag: want.Tag}
 		if got.Tag != want.Tag {
 			return fmt.Errorf("%w: the tag of %s is %s, and that of this build's %s", ErrOtherPrograms, want.Name, want.Tag, got.Tag)
 		}
