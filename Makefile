@@ -69,6 +69,7 @@ test-demo: build ## The demo, judged
 .PHONY: bench
 bench: build ## Costs of the programs and of ADD and DEL (root)
 	go test -tags netns -run "^$$" -bench . ./bpf
+	go test -tags netns -run "^$$" -bench Scrape -benchtime 40x ./agent
 	go test -tags netns -run "^$$" -bench . -benchtime 30x ./tests/bench
 	go test -tags netns -run "^$$" -bench . -p 1 -benchtime 1x ./tests/bench/bandwidth ./tests/bench/throughput
 

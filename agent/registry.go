@@ -347,7 +347,7 @@ func read(guard *loader.Guard) *inspect.Guard {
 		counters = bpf.Counters{}
 	}
 	hits, errHits := guard.Hits()
-	return &inspect.Guard{Hook: loader.HookOf(guard.Dir()), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
+	return &inspect.Guard{Hook: guard.Hook(), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
 }
 
 // Close lets go of the guards; what they enforce stays in force.

@@ -215,10 +215,9 @@ func (o *explainOptions) explain(loads *loader.Loader, a *api.AttachmentStatus, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.ID, err)
 	}
-	defer trial.Close()
 	frame := p.frame()
 	outcome, err := trial.Run(p.direction, frame)
-	if err != nil {
+	if err = errors.Join(err, trial.Close()); err != nil {
 		return nil, fmt.Errorf("%s: %w", a.ID, err)
 	}
 	behind := checkOf(outcome.Verdict)

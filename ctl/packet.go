@@ -89,11 +89,10 @@ func (p *packet) ipv4() []byte {
 
 func (p *packet) ipv6() []byte {
 	const version = 0x60
-	protocol, payload, destination, limit := byte(0), []byte(nil), p.to, byte(hopLimit)
+	protocol, payload := p.transport()
+	destination, limit := p.to, byte(hopLimit)
 	if p.protocol == overARP {
 		protocol, payload, destination, limit = protocolICMPv6, p.solicitation(), solicitedNode(p.to), ndHopLimit
-	} else {
-		protocol, payload = p.transport()
 	}
 	b := []byte{version, 0, 0, 0}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))

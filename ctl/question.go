@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -191,7 +190,7 @@ func ownAddress(a *api.AttachmentStatus, other netip.Addr, mac net.HardwareAddr)
 	}
 	family := map[bool]string{true: "IPv4", false: "IPv6"}[other.Is4()]
 	return netip.Addr{}, usageError{fmt.Errorf("%s has no %s address that is known: give both --from and --to",
-		strings.TrimPrefix(a.ID.String(), "/"), family)}
+		a.ID, family)}
 }
 
 // macOf is that of the attachment on the same LAN that has an address; nil where none has.

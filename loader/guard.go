@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,8 @@ type Guard struct {
 	rate            *ebpf.Map // nil without bandwidth
 	members         *ebpf.Map // nil without isolation
 	hits            *ebpf.Map // nil without rules
+
+	linked atomic.Bool // once its links were seen, which stay
 
 	mu    sync.Mutex   // orders changes
 	open  sync.RWMutex // held for writing by Close, for reading by Counters
@@ -231,6 +234,16 @@ func (g *Guard) change(fn func(*bpf.Control) error) error {
 
 // actUnspec is TC_ACT_UNSPEC (linux/pkt_cls.h).
 const actUnspec = -1
+
+// Hook is the hook that holds the guard's programs.
+func (g *Guard) Hook() Hook {
+	if g.linked.Load() {
+		return TCX
+	}
+	hook := HookOf(g.dir)
+	g.linked.Store(hook == TCX)
+	return hook
+}
 
 // HookOf is the hook that holds the programs pinned in dir.
 func HookOf(dir string) Hook {

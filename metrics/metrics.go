@@ -36,20 +36,19 @@ const (
 // New makes a handler with a registry of its own: the attachments of source, the
 // Go runtime, the process, the build of the given version, and what else there is.
 func New(source Source, version string, more ...prometheus.Collector) *Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		NewCollector(source),
+	attachments, others, collector := prometheus.NewRegistry(), prometheus.NewRegistry(), NewCollector(source)
+	attachments.MustRegister(collector)
+	others.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(version),
 	)
-	registry.MustRegister(more...)
-	return &Handler{promhttp.InstrumentMetricHandler(registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		EnableOpenMetrics:   true,
-		MaxRequestsInFlight: scrapesMax,
-		Timeout:             scrapeTimeout,
-		ErrorHandling:       promhttp.ContinueOnError,
-	}))}
+	others.MustRegister(more...)
+	whole := promhttp.HandlerFor(prometheus.Gatherers{attachments, others}, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError,
+	})
+	text := &textHandler{collector: collector, others: others, whole: whole, running: make(chan struct{}, scrapesMax)}
+	return &Handler{promhttp.InstrumentMetricHandler(others, http.TimeoutHandler(text, scrapeTimeout, "Exceeded configured timeout.\n"))}
 }
 
 // Missed counts the pods of a node that run without the networks of their annotation.
@@ -104,71 +103,90 @@ var (
 // Collector collects the counters of attachments.
 type Collector struct {
 	source                        Source
-	packets, bytes                map[bpf.Direction]*prometheus.Desc
-	allowedPackets, allowedBytes  *prometheus.Desc
-	droppedPackets, droppedBytes  *prometheus.Desc
-	rulePackets, ruleBytes        *prometheus.Desc
-	info, attachments, unreadable *prometheus.Desc
-	restored, gone                *prometheus.Desc
+	packets, bytes                [2]*metric // by direction
+	allowedPackets, allowedBytes  *metric
+	droppedPackets, droppedBytes  *metric
+	rulePackets, ruleBytes        *metric
+	info, attachments, unreadable *metric
+	restored, gone                *metric
+	names                         names
+}
+
+// names are the labels of what is counted, which are asked for many thousand times.
+type names struct {
+	reasons, classes, families []string
+}
+
+func namesOf() names {
+	var n names
+	for v := range bpf.Verdicts() {
+		n.reasons = append(n.reasons, v.Reason())
+	}
+	for class := range bpf.Classes() {
+		n.classes = append(n.classes, class.Name())
+	}
+	for family := range bpf.Families() {
+		n.families = append(n.families, family.Name())
+	}
+	return n
 }
 
 // NewCollector makes a collector of what source has.
 func NewCollector(source Source) *Collector {
 	return &Collector{
 		source: source,
-		packets: map[bpf.Direction]*prometheus.Desc{
-			bpf.Ingress: desc("receive_packets_total", "Packets that the pod received on the interface, each segment of a GSO packet by itself.", attachmentLabels),
-			bpf.Egress:  desc("transmit_packets_total", "Packets that the pod sent on the interface, each segment of a GSO packet by itself. Dropped ones are not among them.", attachmentLabels),
+		names:  namesOf(),
+		packets: [2]*metric{
+			bpf.Ingress: counters("weir_attachment_receive_packets_total", "Packets that the pod received on the interface, each segment of a GSO packet by itself.", attachmentLabels),
+			bpf.Egress:  counters("weir_attachment_transmit_packets_total", "Packets that the pod sent on the interface, each segment of a GSO packet by itself. Dropped ones are not among them.", attachmentLabels),
 		},
-		bytes: map[bpf.Direction]*prometheus.Desc{
-			bpf.Ingress: desc("receive_bytes_total", "Bytes that the pod received on the interface, Ethernet headers included.", attachmentLabels),
-			bpf.Egress:  desc("transmit_bytes_total", "Bytes that the pod sent on the interface, Ethernet headers included. Dropped ones are not among them.", attachmentLabels),
+		bytes: [2]*metric{
+			bpf.Ingress: counters("weir_attachment_receive_bytes_total", "Bytes that the pod received on the interface, Ethernet headers included.", attachmentLabels),
+			bpf.Egress:  counters("weir_attachment_transmit_bytes_total", "Bytes that the pod sent on the interface, Ethernet headers included. Dropped ones are not among them.", attachmentLabels),
 		},
-		allowedPackets: desc("allowed_packets_total", "Packets that passed, by the pod's direction, by class and by protocol.", shareLabels),
-		allowedBytes:   desc("allowed_bytes_total", "Bytes that passed, by the pod's direction, by class and by protocol.", shareLabels),
-		droppedPackets: desc("dropped_packets_total", "Packets that the guard dropped, by the pod's direction and by reason.", dropLabels),
-		droppedBytes:   desc("dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
-		rulePackets:    desc("rule_packets_total", "Packets on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
-		ruleBytes:      desc("rule_bytes_total", "Bytes on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
-		info:           desc("info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
-		attachments:    prometheus.NewDesc("weir_attachments", "Attachments on this node.", nil, nil),
-		restored:       prometheus.NewDesc("weir_guard_restored_total", "Guards that were put right after somebody had tampered with them, by what was wrong.", restoredLabels, nil),
-		gone:           prometheus.NewDesc("weir_attachments_without_interface", "Attachments on this node whose interface was deleted, or moved away, inside the pod.", nil, nil),
-		unreadable:     prometheus.NewDesc("weir_attachments_unreadable", "Attachments on this node whose counters could not be read.", nil, nil),
+		allowedPackets: counters("weir_attachment_allowed_packets_total", "Packets that passed, by the pod's direction, by class and by protocol.", shareLabels),
+		allowedBytes:   counters("weir_attachment_allowed_bytes_total", "Bytes that passed, by the pod's direction, by class and by protocol.", shareLabels),
+		droppedPackets: counters("weir_attachment_dropped_packets_total", "Packets that the guard dropped, by the pod's direction and by reason.", dropLabels),
+		droppedBytes:   counters("weir_attachment_dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
+		rulePackets:    counters("weir_attachment_rule_packets_total", "Packets on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
+		ruleBytes:      counters("weir_attachment_rule_bytes_total", "Bytes on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
+		info:           gauges("weir_attachment_info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
+		attachments:    gauges("weir_attachments", "Attachments on this node.", nil),
+		restored:       counters("weir_guard_restored_total", "Guards that were put right after somebody had tampered with them, by what was wrong.", restoredLabels),
+		gone:           gauges("weir_attachments_without_interface", "Attachments on this node whose interface was deleted, or moved away, inside the pod.", nil),
+		unreadable:     gauges("weir_attachments_unreadable", "Attachments on this node whose counters could not be read.", nil),
 	}
 }
 
-func desc(name, help string, labels []string) *prometheus.Desc {
-	return prometheus.NewDesc("weir_attachment_"+name, help, labels, nil)
+// all are those that there are, in the order of their names.
+func (c *Collector) all() []*metric {
+	all := []*metric{
+		c.packets[bpf.Ingress], c.packets[bpf.Egress], c.bytes[bpf.Ingress], c.bytes[bpf.Egress], c.allowedPackets, c.allowedBytes,
+		c.droppedPackets, c.droppedBytes, c.rulePackets, c.ruleBytes, c.info, c.attachments, c.unreadable, c.restored, c.gone,
+	}
+	slices.SortFunc(all, func(a, b *metric) int { return cmp.Compare(a.name, b.name) })
+	return all
 }
 
 // Describe names every metric.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
-		ch <- c.packets[d]
-		ch <- c.bytes[d]
+	for _, f := range c.all() {
+		ch <- f.desc
 	}
-	ch <- c.allowedPackets
-	ch <- c.allowedBytes
-	ch <- c.droppedPackets
-	ch <- c.droppedBytes
-	ch <- c.rulePackets
-	ch <- c.ruleBytes
-	ch <- c.info
-	ch <- c.attachments
-	ch <- c.unreadable
-	ch <- c.restored
-	ch <- c.gone
 }
 
-// Collect reads the counters of every attachment. One whose counters cannot be
+// Collect reads the counters of every attachment.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) { c.walk(metricSink(ch)) }
+
+// walk reads the counters of every attachment. One whose counters cannot be
 // read has none in this scrape: a gap, never a reset.
-func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+func (c *Collector) walk(to sink) {
 	all := newest(c.source.Attachments())
 	unreadable, gone := 0, 0
 	for i := range all {
-		c.collectInfo(ch, &all[i])
-		c.collectRestored(ch, &all[i])
+		to.begin(&all[i])
+		c.sendInfo(to, &all[i])
+		c.sendRestored(to, &all[i])
 		if all[i].Guard != nil && all[i].Guard.Hook == loader.Gone {
 			gone++
 		}
@@ -177,22 +195,22 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		case guard.Err != nil:
 			unreadable++
 		default:
-			c.collectCounters(ch, &all[i])
-			c.collectAllowed(ch, &all[i])
-			c.collectRules(ch, &all[i])
+			c.sendCounters(to, &all[i])
+			c.sendAllowed(to, &all[i])
+			c.sendRules(to, &all[i])
 		}
 	}
-	ch <- gauge(c.attachments, float64(len(all)))
-	ch <- gauge(c.unreadable, float64(unreadable))
-	ch <- gauge(c.gone, float64(gone))
+	to.node(c.attachments, len(all))
+	to.node(c.unreadable, unreadable)
+	to.node(c.gone, gone)
 }
 
-func (c *Collector) collectRestored(ch chan<- prometheus.Metric, a *inspect.Attachment) {
+func (c *Collector) sendRestored(to sink, a *inspect.Attachment) {
 	if a.Guard == nil {
 		return
 	}
 	for reason, times := range a.Guard.Restored {
-		ch <- counter(c.restored, times, a, append(labelsOf(a), reason))
+		to.send(c.restored, a, times, reason)
 	}
 }
 
@@ -228,61 +246,51 @@ func labelsOf(a *inspect.Attachment) []string {
 	return []string{a.Pod.Namespace, podOf(a), a.Interface, a.Network}
 }
 
-func (c *Collector) collectCounters(ch chan<- prometheus.Metric, a *inspect.Attachment) {
-	labels := labelsOf(a)
+func (c *Collector) sendCounters(to sink, a *inspect.Attachment) {
 	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
 		for v := range bpf.Verdicts() {
 			n := a.Guard.Counters.Of(d, v)
 			switch {
 			case v == bpf.Allowed:
-				ch <- counter(c.packets[d], n.Packets, a, labels)
-				ch <- counter(c.bytes[d], n.Bytes, a, labels)
+				to.send(c.packets[d], a, n.Packets)
+				to.send(c.bytes[d], a, n.Bytes)
 			case n.Packets > 0:
-				ch <- counter(c.droppedPackets, n.Packets, a, append(labels, d.String(), v.Reason()))
-				ch <- counter(c.droppedBytes, n.Bytes, a, append(labels, d.String(), v.Reason()))
+				to.send(c.droppedPackets, a, n.Packets, d.String(), c.names.reasons[v])
+				to.send(c.droppedBytes, a, n.Bytes, d.String(), c.names.reasons[v])
 			}
 		}
 	}
 }
 
-// collectAllowed shows what passed, where there was any.
-func (c *Collector) collectAllowed(ch chan<- prometheus.Metric, a *inspect.Attachment) {
-	labels := labelsOf(a)
+// sendAllowed shows what passed, where there was any.
+func (c *Collector) sendAllowed(to sink, a *inspect.Attachment) {
 	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
 		for class := range bpf.Classes() {
 			for family := range bpf.Families() {
 				if n := a.Guard.Counters.Allowed[d][class][family]; n.Packets > 0 {
-					ch <- counter(c.allowedPackets, n.Packets, a, append(labels, d.String(), class.Name(), family.Name()))
-					ch <- counter(c.allowedBytes, n.Bytes, a, append(labels, d.String(), class.Name(), family.Name()))
+					to.send(c.allowedPackets, a, n.Packets, d.String(), c.names.classes[class], c.names.families[family])
+					to.send(c.allowedBytes, a, n.Bytes, d.String(), c.names.classes[class], c.names.families[family])
 				}
 			}
 		}
 	}
 }
 
-// collectRules shows every rule, also one that has decided nothing yet.
-func (c *Collector) collectRules(ch chan<- prometheus.Metric, a *inspect.Attachment) {
-	labels := labelsOf(a)
+// sendRules shows every rule, also one that has decided nothing yet.
+func (c *Collector) sendRules(to sink, a *inspect.Attachment) {
 	for i, n := range a.Guard.Hits[:min(len(a.Guard.Hits), len(a.Rules))] {
-		rule := slices.Concat(labels, []string{a.Rules[i].Direction, a.Rules[i].Rule, a.Rules[i].Action})
-		ch <- counter(c.rulePackets, n.Packets, a, rule)
-		ch <- counter(c.ruleBytes, n.Bytes, a, rule)
+		r := &a.Rules[i]
+		to.send(c.rulePackets, a, n.Packets, r.Direction, r.Rule, r.Action)
+		to.send(c.ruleBytes, a, n.Bytes, r.Direction, r.Rule, r.Action)
 	}
 }
 
-// counter bears the birth of the attachment, so that a counter that is first seen
-// above zero is known to have begun at zero.
-func counter(d *prometheus.Desc, value uint64, a *inspect.Attachment, labels []string) prometheus.Metric {
-	return prometheus.MustNewConstMetricWithCreatedTimestamp(d, prometheus.CounterValue, float64(value), a.Created, labels...)
-}
-
-func (c *Collector) collectInfo(ch chan<- prometheus.Metric, a *inspect.Attachment) {
+func (c *Collector) sendInfo(to sink, a *inspect.Attachment) {
 	hook := "none"
 	if a.Guard != nil {
 		hook = string(a.Guard.Hook)
 	}
-	labels := append(labelsOf(a), a.Type, a.Master, a.Mode, a.MAC, ipsOf(a), a.ContainerID, hook)
-	ch <- gauge(c.info, 1, labels...)
+	to.send(c.info, a, 1, a.Type, a.Master, a.Mode, a.MAC, ipsOf(a), a.ContainerID, hook)
 }
 
 func ipsOf(a *inspect.Attachment) string {

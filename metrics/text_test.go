@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// crowded has what a name may hold, and what a node may have.
+func crowded() source {
+	odd, bare, second := web(), web(), web()
+	odd.Pod.Name, odd.Network = "we\"b\\\n", "shop/{lan}"
+	bare.Interface, bare.Guard = "net2", nil
+	second.Interface = "net3"
+	return source{web(), odd, bare, second}
+}
+
+// What is written as text at once is what a registry makes of the same: every family, with
+// its help and type, and every series.
+func TestTextIsThatOfARegistry(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(crowded()))
+	gathered, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]*dto.MetricFamily{}
+	for _, f := range gathered {
+		for _, m := range f.Metric {
+			if m.Counter != nil {
+				m.Counter.CreatedTimestamp = nil // the format has none
+			}
+		}
+		want[f.GetName()] = f
+	}
+	h := &textHandler{collector: NewCollector(crowded()), others: prometheus.NewRegistry()}
+	for range 2 { // the buffers of the first are used again
+		var text bytes.Buffer
+		if err := h.write(&text, expfmt.NewFormat(expfmt.TypeTextPlain), false); err != nil {
+			t.Fatal(err)
+		}
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		got, err := parser.TextToMetricFamilies(&text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		byLabels := protocmp.SortRepeated(func(a, b *dto.Metric) bool { return a.String() < b.String() })
+		labels := protocmp.SortRepeated(func(a, b *dto.LabelPair) bool { return a.GetName() < b.GetName() })
+		for _, families := range []map[string]*dto.MetricFamily{got, want} {
+			for _, f := range families {
+				sortLabels(f)
+			}
+		}
+		if diff := gocmp.Diff(want, got, protocmp.Transform(), byLabels, labels); diff != "" {
+			t.Errorf("(-registry +text):\n%s", diff)
+		}
+	}
+}
+
+// sortLabels brings the labels of each series into the order of names.
+func sortLabels(f *dto.MetricFamily) {
+	for _, m := range f.Metric {
+		pairs := map[string]*dto.LabelPair{}
+		var names []string
+		for _, l := range m.Label {
+			pairs[l.GetName()] = l
+			names = append(names, l.GetName())
+		}
+		m.Label = m.Label[:0]
+		for _, name := range strings.Split(sorted(names), ",") {
+			if pairs[name] != nil {
+				m.Label = append(m.Label, pairs[name])
+			}
+		}
+	}
+}
+
+// OpenMetrics names a counter without its suffix, and has an end.
+func TestTextOfOpenMetrics(t *testing.T) {
+	t.Parallel()
+	text := scrape(t, "application/openmetrics-text; version=1.0.0")
+	for _, want := range []string{
+		"# TYPE weir_attachment_receive_packets counter\nweir_attachment_receive_packets_total{namespace=\"shop\"", "# TYPE weir_attachments gauge\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Count(text, "# EOF") != 1 || !strings.HasSuffix(text, "# EOF\n") {
+		t.Errorf("it ends with %q", text[len(text)-20:])
+	}
+}
+
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	handler := New(source{web()}, "v1")
+	tests := map[string]bool{"": false, "gzip": true, "br, gzip;q=0.5": true, "gzip;q=0": false, "gzip; q=0.0": false, "identity": false, "gzip-like": false}
+	for accepted, packed := range tests {
+		request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		request.Header.Set("Accept-Encoding", accepted)
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, request)
+		var body io.Reader = answer.Body
+		if got := answer.Header().Get("Content-Encoding") == "gzip"; got != packed {
+			t.Errorf("%q: packed %t, want %t", accepted, got, packed)
+		}
+		if packed {
+			var err error
+			if body, err = gzip.NewReader(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := io.ReadAll(body)
+		if err != nil || !bytes.Contains(text, []byte("weir_attachments 1\n")) || !bytes.Contains(text, []byte("go_goroutines ")) {
+			t.Errorf("%q: error %v, %s", accepted, err, text)
+		}
+	}
+}
