@@ -103,8 +103,11 @@ type agent struct {
 	metrics  *metrics.Handler
 	// operations measures the requests of the runtime.
 	operations *metrics.Operations
-	locks      keyedMutex
-	closers    []io.Closer
+	requests   *metrics.Requests // of the Kubernetes API
+	// work measures what the agent does beside them.
+	work    *metrics.Work
+	locks   keyedMutex
+	closers []io.Closer
 }
 
 // store is where pods and networks come from.
@@ -120,7 +123,7 @@ type store interface {
 }
 
 func open(o Options) (*agent, error) {
-	a := &agent{options: o, log: o.Log}
+	a := &agent{options: o, log: o.Log, requests: metrics.NewRequests()}
 	if err := a.openParts(); err != nil {
 		a.close()
 		return nil, err
@@ -170,12 +173,14 @@ func (a *agent) openParts() error {
 	if a.segments, err = newSegments(loads, a.store, a.log); err != nil {
 		return err
 	}
+	a.work = metrics.NewWork()
 	a.registry = newRegistry(loads, a.segments, host, a.options.BPFDir, a.locks.lock, a.log)
+	a.registry.measure = a.work.Begin
 	a.closers = append(a.closers, a.registry)
 	a.operations = metrics.NewOperations()
 	more := append(a.clusterMetrics(), metrics.Plugins(plugins.Running, plugins.Waiting)...)
-	more = append(more, a.operations, metrics.Segments(a.segments.sizes))
-	a.metrics = metrics.New(a.registry, a.options.Version, more...)
+	more = append(more, a.operations, a.work, metrics.Segments(a.segments.sizes), metrics.Features(loader.Features()))
+	a.metrics = metrics.New(a.registry, a.options.Node, a.options.Version, more...)
 	a.plugin = &cni.Plugin{
 		Networks: a.announced(),
 		Events:   events,
@@ -210,7 +215,8 @@ func (a *agent) openStore() (cni.Reporter, error) {
 		return nil, nil
 	}
 	cluster, err := kube.Open(kube.Options{
-		Kubeconfig: a.options.Kubeconfig, Node: a.options.Node, UserAgent: "weir-agent/" + a.options.Version, Log: a.log,
+		Kubeconfig: a.options.Kubeconfig, Node: a.options.Node, UserAgent: "weir-agent/" + a.options.Version,
+		Requested: a.requests.Done, Log: a.log,
 	})
 	if err != nil {
 		return nil, err
@@ -241,7 +247,8 @@ func (a *agent) clusterMetrics() []prometheus.Collector {
 	if a.follower == nil {
 		return nil
 	}
-	return []prometheus.Collector{metrics.Missed(a.follower.Missed)}
+	cluster := a.follower.store
+	return []prometheus.Collector{metrics.Missed(a.follower.Missed), a.requests, metrics.Watches(cluster.Cached, cluster.WatchFailures)}
 }
 
 func (a *agent) close() {

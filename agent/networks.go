@@ -8,6 +8,7 @@ import (
 
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -48,7 +49,9 @@ func hasAny(record *state.Record, networks map[string]bool) bool {
 }
 
 func (f *networkFollower) followOne(ctx context.Context, record *state.Record, networks map[string]bool) {
+	done := f.agent.work.Begin(metrics.FollowNetwork)
 	adapted, err := f.adapt(ctx, record, networks)
+	done(err)
 	if err != nil {
 		f.agent.log.Error("a guard stays as it is, and not as its network has it", "pod", record.Pod.String(), "err", err)
 	}

@@ -36,7 +36,7 @@ func serving(t *testing.T, o Options) string {
 	o.MetricsAddress = free.Addr().String()
 	_ = free.Close()
 	a := newAgent(t)
-	a.options, a.metrics = o, metrics.New(a.registry, "test")
+	a.options, a.metrics = o, metrics.New(a.registry, "node1", "test")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.serveMetrics(ctx) }()

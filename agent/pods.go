@@ -15,6 +15,7 @@ import (
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/kube"
+	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -115,7 +116,9 @@ func (f *podFollower) forget(pod attachment.Pod) {
 
 func (f *podFollower) follow(ctx context.Context, object *corev1.Pod, record *state.Record) {
 	pod := kube.PodOf(object)
+	done := f.agent.work.Begin(metrics.FollowPod)
 	err := f.agent.plugin.Update(ctx, record.Key(), object)
+	done(err)
 	f.forgetMissed(pod)
 	if err == nil {
 		f.forget(pod)

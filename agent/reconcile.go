@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -21,7 +22,7 @@ func (a *agent) reconcile(ctx context.Context) {
 	for _, record := range records {
 		if record.Phase == state.Ready {
 			a.adopt(record)
-		} else if err := a.plugin.Discard(ctx, record); err != nil {
+		} else if err := a.discard(ctx, record); err != nil {
 			a.log.Error("undoing an unfinished request of an earlier agent",
 				"container_id", record.ContainerID, "pod", record.Pod.String(), "err", err)
 		}
@@ -37,12 +38,22 @@ func (a *agent) reconcile(ctx context.Context) {
 	a.reportStrays(known)
 }
 
+func (a *agent) discard(ctx context.Context, record *state.Record) error {
+	done := a.work.Begin(metrics.Discard)
+	err := a.plugin.Discard(ctx, record)
+	done(err)
+	return err
+}
+
 func (a *agent) adopt(record *state.Record) {
 	for _, d := range record.Delegates {
 		if d.Attachment == nil {
 			continue
 		}
-		if err := a.registry.adopt(*d.Attachment); err != nil {
+		done := a.work.Begin(metrics.Adopt)
+		err := a.registry.adopt(*d.Attachment)
+		done(err)
+		if err != nil {
 			a.log.Error("taking over the guard of an earlier agent", "pod", record.Pod.String(),
 				"network", d.Network, "netif", d.Interface, "err", err)
 		}

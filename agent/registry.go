@@ -18,6 +18,7 @@ import (
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/inspect"
 	"github.com/weir-cni/weir/loader"
+	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/segment"
 )
@@ -31,6 +32,8 @@ type registry struct {
 	// specOf is what the guard of an attachment is made of.
 	specOf  func(*attachment.Attachment) (loader.Spec, error)
 	sockets *sockets
+	// measure begins to measure a work, whose end what it returns is told.
+	measure func(work string) (done func(error))
 	// report tells the users of a pod what happens to it.
 	report func(attachment.Pod, cni.Event)
 	log    *slog.Logger
@@ -64,6 +67,7 @@ func newRegistry(l *loader.Loader, s *segments, host *netns.Namespace, bpfDir st
 		loader:    l,
 		segments:  s,
 		report:    func(attachment.Pod, cni.Event) {},
+		measure:   func(string) func(error) { return func(error) {} },
 		bpfDir:    bpfDir,
 		log:       log,
 		sockets:   newSockets(log),
@@ -296,9 +300,9 @@ func (r *registry) Published(containerID string) []attachment.Attachment {
 // Attachments reads the counters of every attachment, ordered by pod and
 // interface.
 func (r *registry) Attachments() []inspect.Attachment {
-	all := r.snapshot()
+	all, measures := r.snapshot(), loader.MeasuresRuns()
 	for i := range all {
-		all[i].Guard = r.readOf(all[i].ID)
+		all[i].Guard = r.readOf(all[i].ID, measures)
 		if all[i].Guard != nil {
 			r.warden.tell(all[i].ID, all[i].Guard)
 		}
@@ -327,18 +331,19 @@ func (r *registry) wentAway(a inspect.Attachment) bool {
 }
 
 // readOf reads the guard of an attachment, which may be replaced meanwhile.
-func (r *registry) readOf(id attachment.ID) *inspect.Guard {
+func (r *registry) readOf(id attachment.ID, measures bool) *inspect.Guard {
 	for {
 		guard := r.guardOf(id)
-		read := read(guard)
+		read := read(guard, measures)
 		if read == nil || read.Err == nil || r.guardOf(id) == guard {
 			return read
 		}
 	}
 }
 
-// read reads one guard's counters; nil when there is no guard.
-func read(guard *loader.Guard) *inspect.Guard {
+// read reads one guard's counters, and what the kernel measures of its programs; nil when there
+// is no guard.
+func read(guard *loader.Guard, measures bool) *inspect.Guard {
 	if guard == nil {
 		return nil
 	}
@@ -347,7 +352,12 @@ func read(guard *loader.Guard) *inspect.Guard {
 		counters = bpf.Counters{}
 	}
 	hits, errHits := guard.Hits()
-	return &inspect.Guard{Hook: guard.Hook(), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
+	var runs *[2]loader.Runs
+	var errRuns error
+	if measures {
+		runs, errRuns = guard.Runs()
+	}
+	return &inspect.Guard{Hook: guard.Hook(), Counters: counters, Hits: hits, Runs: runs, Err: errors.Join(err, errHits, errRuns)}
 }
 
 // Close lets go of the guards; what they enforce stays in force.
@@ -413,13 +423,20 @@ func (r *registry) promoteOne(ctx context.Context, a attachment.Attachment) erro
 	spec, err := r.specOf(&a)
 	if err != nil {
 		// What it is to be made of is not known: it stays as it is.
-		return errors.Join(err, r.loader.Promote(place, guard))
+		return errors.Join(err, r.toLinks(place, guard))
 	}
 	if guard, err = r.renew(ctx, place, &a, guard, spec); err != nil {
 		return err
 	}
 	r.keepSockets(a.ID, place, spec)
-	return r.loader.Promote(place, guard)
+	return r.toLinks(place, guard)
+}
+
+func (r *registry) toLinks(place loader.Place, guard *loader.Guard) error {
+	done := r.measure(metrics.Promote)
+	err := r.loader.Promote(place, guard)
+	done(err)
+	return err
 }
 
 // renew replaces the programs of a guard until they are those of this build, made as its
@@ -435,7 +452,9 @@ func (r *registry) renew(
 		if spec.Members, err = r.segments.acquire(ctx, a.ID, &spec); err != nil {
 			return guard, err
 		}
+		done := r.measure(metrics.Replace)
 		newer, err := r.loader.Replace(place, guard, spec)
+		done(err)
 		if err != nil {
 			return guard, err
 		}

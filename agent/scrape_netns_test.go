@@ -142,7 +142,7 @@ func cpu(b *testing.B) time.Duration {
 // at rest and while one scrape follows the other.
 func BenchmarkScrape(b *testing.B) {
 	c := newCrowd(b)
-	handler := metrics.New(c.registry, "bench")
+	handler := metrics.New(c.registry, "node", "bench")
 	for _, n := range []int{10, 100, 1000} {
 		for c.made < n {
 			c.add()

@@ -16,7 +16,7 @@ func clusterDashboard() *dashboard.DashboardBuilder {
 		"Who uses which network and how much, what is dropped and why, how long ADD takes, which nodes are at risk.").
 		Link(wayTo("Attachment", attachmentUID))
 	for _, add := range []func(*dashboard.DashboardBuilder) *dashboard.DashboardBuilder{
-		clusterNow, networks, talkers, drops, requests, nodes,
+		clusterNow, networks, talkers, drops, requests, agents, nodes,
 	} {
 		d = add(d)
 	}
@@ -100,6 +100,29 @@ func requests(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {
 			over("A", `sum(weir_plugins_running{$agents})`, "running"),
 			over("B", `sum(weir_plugins_waiting{$agents})`, "waiting")).
 			Min(0).OverrideByName("waiting", fixed(warning)))
+}
+
+func agents(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {
+	return d.WithRow(dashboard.NewRowBuilder("Agents")).
+		WithPanel(stacked("Work of agents", "What agents do of their own accord, and whether it came to an error; docs/metrics.md says what each is.", units.Short,
+			over("A", `sum by (work, result) (increase(weir_agent_work_total{$agents}[$__rate_interval]))`, "{{work}} {{result}}"))).
+		WithPanel(series("How long it takes", "The mean of each work.", units.Seconds,
+			over("A", `sum by (work) (rate(weir_agent_work_duration_seconds_sum{$agents}[$__rate_interval])) / sum by (work) (rate(weir_agent_work_duration_seconds_count{$agents}[$__rate_interval]))`, "{{work}}")).
+			Min(0)).
+		WithPanel(stacked("Requests to the Kubernetes API", "By verb and by the code of the answer.", units.RequestsPerSecond,
+			over("A", `sum by (verb, code) (rate(weir_kubernetes_requests_total{$agents}[$__rate_interval]))`, "{{verb}} {{code}}"))).
+		WithPanel(series("Answers of the Kubernetes API", "How long 99 % of the answers took to begin, by verb.", units.Seconds,
+			over("A", `histogram_quantile(0.99, sum by (le, verb) (rate(weir_kubernetes_request_duration_seconds_bucket{$agents}[$__rate_interval])))`, "{{verb}}")).
+			Min(0)).
+		WithPanel(stacked("Objects that are watched", "What agents know of the Kubernetes API.", units.Short,
+			over("A", `sum by (resource) (weir_informer_objects{$agents})`, "{{resource}}"))).
+		WithPanel(stacked("Watches that failed", "Each was begun anew.", units.Short,
+			over("A", `sum by (resource) (increase(weir_informer_failures_total{$agents}[$__rate_interval]))`, "{{resource}}"))).
+		WithPanel(bars("Kernels without", "Nodes whose kernels lack a feature that weir is better with.", units.Short,
+			`sum by (feature) (1 - weir_kernel_feature{$agents})`, "{{feature}}")).
+		WithPanel(series("A run of a guard", "How long a program takes for a packet, or what GSO has made one of; where kernel.bpf_stats_enabled is 1.", units.Seconds,
+			over("A", `sum by (direction) (rate(weir_attachment_program_run_seconds_total{$attachments}[$__rate_interval])) / sum by (direction) (rate(weir_attachment_program_runs_total{$attachments}[$__rate_interval]))`, "{{direction}}")).
+			Min(0))
 }
 
 func nodes(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {

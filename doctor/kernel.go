@@ -6,13 +6,11 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"math"
 	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/loader"
@@ -35,7 +33,7 @@ func (e *exam) kernel() {
 	}
 	e.ok("kernel", "%s has what the programs need", release())
 	e.types()
-	e.better("tcx", haveTCX(), "programs are attached as links, which no pod can remove",
+	e.better("tcx", loader.HaveTCX(), "programs are attached as links, which no pod can remove",
 		"guards are filters, which a privileged pod can remove until the agent puts them back", "use kernel 6.6 or newer")
 	e.better("sockets", features.HaveProgramHelper(ebpf.CGroupSockopt, asm.FnGetNetnsCookie),
 		"programs on sockets can tell network namespaces apart", "pods can have sockets that send past their guards", "use kernel 5.15 or newer")
@@ -76,26 +74,6 @@ func (e *exam) better(check string, err error, with, without, advice string) {
 	default:
 		e.warn(check, "run this as root", "it cannot be probed: %v", err)
 	}
-}
-
-// haveTCX asks for a link on an interface that cannot be: a kernel that knows links looks
-// for the interface.
-func haveTCX() error {
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	if err != nil {
-		return err
-	}
-	defer program.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: math.MaxInt32, Program: program, Attach: ebpf.AttachTCXIngress})
-	if err == nil {
-		return l.Close()
-	}
-	if errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return err
 }
 
 // jitSwitch is 0 where programs are interpreted.

@@ -31,6 +31,9 @@ type Guard struct {
 	Restored map[string]uint64
 	// Hits are what each of the attachment's rules has decided.
 	Hits []bpf.Count
+	// Runs are what the kernel has measured of the programs, by direction; nil where it does
+	// not.
+	Runs *[2]loader.Runs
 	// Err is set when the counters could not be read.
 	Err error
 }

@@ -50,6 +50,9 @@ type Options struct {
 	Node string
 	// UserAgent is what the API server's log calls the agent.
 	UserAgent string
+	// Requested is told of each request to the API server: its method, or WATCH, the status
+	// code of the answer, or "error", and how long it took to begin. It may be nil.
+	Requested func(verb, code string, took time.Duration)
 	// Log takes what goes wrong with the watches.
 	Log *slog.Logger
 }
@@ -64,6 +67,7 @@ type Store struct {
 
 	podCache     cache.SharedIndexInformer
 	networkCache cache.SharedIndexInformer
+	failures     failures // of watching
 	// pods is podCache with what this store has written itself, which the watch tells
 	// a little later.
 	pods     cache.MutationCache
@@ -114,6 +118,7 @@ func restConfig(o Options) (config *rest.Config, err error) {
 	}
 	config.QPS, config.Burst = queriesPerSecond, queriesBurst
 	config.UserAgent = o.UserAgent
+	measured(config, o.Requested)
 	return config, nil
 }
 
@@ -166,6 +171,7 @@ func trimmed(object any) (any, error) {
 func (s *Store) watchFailed(what string) cache.WatchErrorHandlerWithContext {
 	return func(_ context.Context, _ *cache.Reflector, err error) {
 		if !apierrors.IsResourceExpired(err) && !errors.Is(err, context.Canceled) {
+			s.failures.add(what)
 			s.log.Warn("watching the Kubernetes API", "what", what, "err", err)
 		}
 	}

@@ -98,7 +98,7 @@ func (s *Store) OnMembers(changed func()) error {
 	_, errNetworks := s.networkCache.AddEventHandler(handler)
 	return errors.Join(err, errNetworks,
 		s.members.watch.SetTransform(withoutTheRest),
-		s.members.watch.SetWatchErrorHandlerWithContext(s.watchFailed("what all pods are attached to")))
+		s.members.watch.SetWatchErrorHandlerWithContext(s.watchFailed("pods of all nodes")))
 }
 
 // Members yields what each pod of the cluster is attached to, once that is watched.

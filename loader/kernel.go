@@ -5,11 +5,45 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
+
+// Features tells which of the kernel's features are there that weir is better with: tcx (links
+// that no pod can remove), netns_cookie (what goes round the programs can be denied to
+// sockets) and ring_buffer.
+func Features() map[string]bool {
+	return map[string]bool{
+		"tcx":          HaveTCX() == nil,
+		"netns_cookie": features.HaveProgramHelper(ebpf.CGroupSockopt, asm.FnGetNetnsCookie) == nil,
+		"ring_buffer":  features.HaveMapType(ebpf.RingBuf) == nil,
+	}
+}
+
+// HaveTCX asks for a link on an interface that cannot be: a kernel that knows links looks
+// for the interface. The error is ebpf.ErrNotSupported where there are none.
+func HaveTCX() error {
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	l, err := link.AttachTCX(link.TCXOptions{Interface: math.MaxInt32, Program: program, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return l.Close()
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
 
 // Missing says what the kernel, or the rights of this process, lack to run the
 // programs: nil when nothing that can be probed does. The error is ErrKernel.

@@ -29,7 +29,7 @@ type sink interface {
 	// begin says of which attachment the next series are.
 	begin(a *inspect.Attachment)
 	// send takes a series of an attachment, whose further labels are given.
-	send(f *metric, a *inspect.Attachment, value uint64, more ...string)
+	send(f *metric, a *inspect.Attachment, value float64, more ...string)
 	// node takes a series without labels.
 	node(f *metric, value int)
 }
@@ -41,13 +41,13 @@ func (s metricSink) begin(*inspect.Attachment) {}
 
 // send gives a counter the birth of the attachment, so that one that is first seen above zero
 // is known to have begun at zero.
-func (s metricSink) send(f *metric, a *inspect.Attachment, value uint64, more ...string) {
+func (s metricSink) send(f *metric, a *inspect.Attachment, value float64, more ...string) {
 	labels := append(labelsOf(a), more...)
 	if f.kind == prometheus.CounterValue {
-		s <- prometheus.MustNewConstMetricWithCreatedTimestamp(f.desc, f.kind, float64(value), a.Created, labels...)
+		s <- prometheus.MustNewConstMetricWithCreatedTimestamp(f.desc, f.kind, value, a.Created, labels...)
 		return
 	}
-	s <- prometheus.MustNewConstMetric(f.desc, f.kind, float64(value), labels...)
+	s <- prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
 }
 
 func (s metricSink) node(f *metric, value int) { s <- gauge(f.desc, float64(value)) }

@@ -33,10 +33,10 @@ const (
 	scrapeTimeout = 10 * time.Second
 )
 
-// New makes a handler with a registry of its own: the attachments of source, the
-// Go runtime, the process, the build of the given version, and what else there is.
-func New(source Source, version string, more ...prometheus.Collector) *Handler {
-	attachments, others, collector := prometheus.NewRegistry(), prometheus.NewRegistry(), NewCollector(source)
+// New makes a handler with a registry of its own: the attachments of source, which are on a
+// node, the Go runtime, the process, the build of the given version, and what else there is.
+func New(source Source, node, version string, more ...prometheus.Collector) *Handler {
+	attachments, others, collector := prometheus.NewRegistry(), prometheus.NewRegistry(), NewCollector(source, node)
 	attachments.MustRegister(collector)
 	others.MustRegister(
 		collectors.NewGoCollector(),
@@ -95,20 +95,23 @@ var (
 	dropLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "reason")
 	restoredLabels   = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "reason")
 	shareLabels      = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "class", "protocol")
+	programLabels    = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction")
 	ruleLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "rule", "action")
 	infoLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)],
-		"type", "master", "mode", "mac", "ips", "container_id", "hook")
+		"type", "master", "mode", "mac", "ips", "container_id", "hook", "node")
 )
 
 // Collector collects the counters of attachments.
 type Collector struct {
 	source                        Source
+	node                          string
 	packets, bytes                [2]*metric // by direction
 	allowedPackets, allowedBytes  *metric
 	droppedPackets, droppedBytes  *metric
 	rulePackets, ruleBytes        *metric
 	info, attachments, unreadable *metric
 	restored, gone                *metric
+	runs, runSeconds              *metric
 	names                         names
 }
 
@@ -131,10 +134,11 @@ func namesOf() names {
 	return n
 }
 
-// NewCollector makes a collector of what source has.
-func NewCollector(source Source) *Collector {
+// NewCollector makes a collector of what source has, on a node of that name.
+func NewCollector(source Source, node string) *Collector {
 	return &Collector{
 		source: source,
+		node:   node,
 		names:  namesOf(),
 		packets: [2]*metric{
 			bpf.Ingress: counters("weir_attachment_receive_packets_total", "Packets that the pod received on the interface, each segment of a GSO packet by itself.", attachmentLabels),
@@ -153,8 +157,12 @@ func NewCollector(source Source) *Collector {
 		info:           gauges("weir_attachment_info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
 		attachments:    gauges("weir_attachments", "Attachments on this node.", nil),
 		restored:       counters("weir_guard_restored_total", "Guards that were put right after somebody had tampered with them, by what was wrong.", restoredLabels),
-		gone:           gauges("weir_attachments_without_interface", "Attachments on this node whose interface was deleted, or moved away, inside the pod.", nil),
-		unreadable:     gauges("weir_attachments_unreadable", "Attachments on this node whose counters could not be read.", nil),
+		runs: counters("weir_attachment_program_runs_total",
+			"How often the guard's program has run since it was loaded. Only while the kernel's statistics of programs are on.", programLabels),
+		runSeconds: counters("weir_attachment_program_run_seconds_total",
+			"How long the guard's program has run since it was loaded. Only while the kernel's statistics of programs are on.", programLabels),
+		gone:       gauges("weir_attachments_without_interface", "Attachments on this node whose interface was deleted, or moved away, inside the pod.", nil),
+		unreadable: gauges("weir_attachments_unreadable", "Attachments on this node whose counters could not be read.", nil),
 	}
 }
 
@@ -163,6 +171,7 @@ func (c *Collector) all() []*metric {
 	all := []*metric{
 		c.packets[bpf.Ingress], c.packets[bpf.Egress], c.bytes[bpf.Ingress], c.bytes[bpf.Egress], c.allowedPackets, c.allowedBytes,
 		c.droppedPackets, c.droppedBytes, c.rulePackets, c.ruleBytes, c.info, c.attachments, c.unreadable, c.restored, c.gone,
+		c.runs, c.runSeconds,
 	}
 	slices.SortFunc(all, func(a, b *metric) int { return cmp.Compare(a.name, b.name) })
 	return all
@@ -198,6 +207,7 @@ func (c *Collector) walk(to sink) {
 			c.sendCounters(to, &all[i])
 			c.sendAllowed(to, &all[i])
 			c.sendRules(to, &all[i])
+			c.sendRuns(to, &all[i])
 		}
 	}
 	to.node(c.attachments, len(all))
@@ -210,7 +220,7 @@ func (c *Collector) sendRestored(to sink, a *inspect.Attachment) {
 		return
 	}
 	for reason, times := range a.Guard.Restored {
-		to.send(c.restored, a, times, reason)
+		to.send(c.restored, a, float64(times), reason)
 	}
 }
 
@@ -252,11 +262,11 @@ func (c *Collector) sendCounters(to sink, a *inspect.Attachment) {
 			n := a.Guard.Counters.Of(d, v)
 			switch {
 			case v == bpf.Allowed:
-				to.send(c.packets[d], a, n.Packets)
-				to.send(c.bytes[d], a, n.Bytes)
+				to.send(c.packets[d], a, float64(n.Packets))
+				to.send(c.bytes[d], a, float64(n.Bytes))
 			case n.Packets > 0:
-				to.send(c.droppedPackets, a, n.Packets, d.String(), c.names.reasons[v])
-				to.send(c.droppedBytes, a, n.Bytes, d.String(), c.names.reasons[v])
+				to.send(c.droppedPackets, a, float64(n.Packets), d.String(), c.names.reasons[v])
+				to.send(c.droppedBytes, a, float64(n.Bytes), d.String(), c.names.reasons[v])
 			}
 		}
 	}
@@ -268,8 +278,8 @@ func (c *Collector) sendAllowed(to sink, a *inspect.Attachment) {
 		for class := range bpf.Classes() {
 			for family := range bpf.Families() {
 				if n := a.Guard.Counters.Allowed[d][class][family]; n.Packets > 0 {
-					to.send(c.allowedPackets, a, n.Packets, d.String(), c.names.classes[class], c.names.families[family])
-					to.send(c.allowedBytes, a, n.Bytes, d.String(), c.names.classes[class], c.names.families[family])
+					to.send(c.allowedPackets, a, float64(n.Packets), d.String(), c.names.classes[class], c.names.families[family])
+					to.send(c.allowedBytes, a, float64(n.Bytes), d.String(), c.names.classes[class], c.names.families[family])
 				}
 			}
 		}
@@ -280,8 +290,19 @@ func (c *Collector) sendAllowed(to sink, a *inspect.Attachment) {
 func (c *Collector) sendRules(to sink, a *inspect.Attachment) {
 	for i, n := range a.Guard.Hits[:min(len(a.Guard.Hits), len(a.Rules))] {
 		r := &a.Rules[i]
-		to.send(c.rulePackets, a, n.Packets, r.Direction, r.Rule, r.Action)
-		to.send(c.ruleBytes, a, n.Bytes, r.Direction, r.Rule, r.Action)
+		to.send(c.rulePackets, a, float64(n.Packets), r.Direction, r.Rule, r.Action)
+		to.send(c.ruleBytes, a, float64(n.Bytes), r.Direction, r.Rule, r.Action)
+	}
+}
+
+// sendRuns shows what the kernel has measured of the programs, where it does.
+func (c *Collector) sendRuns(to sink, a *inspect.Attachment) {
+	if a.Guard.Runs == nil {
+		return
+	}
+	for d, r := range a.Guard.Runs {
+		to.send(c.runs, a, float64(r.Count), bpf.Direction(d).String())
+		to.send(c.runSeconds, a, r.Time.Seconds(), bpf.Direction(d).String())
 	}
 }
 
@@ -290,7 +311,7 @@ func (c *Collector) sendInfo(to sink, a *inspect.Attachment) {
 	if a.Guard != nil {
 		hook = string(a.Guard.Hook)
 	}
-	to.send(c.info, a, 1, a.Type, a.Master, a.Mode, a.MAC, ipsOf(a), a.ContainerID, hook)
+	to.send(c.info, a, 1, a.Type, a.Master, a.Mode, a.MAC, ipsOf(a), a.ContainerID, hook, c.node)
 }
 
 func ipsOf(a *inspect.Attachment) string {

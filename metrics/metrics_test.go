@@ -73,7 +73,8 @@ func web() inspect.Attachment {
 			Rules:     []attachment.Rule{{Direction: "ingress", Rule: "web", Action: "deny"}},
 		},
 		Guard: &inspect.Guard{
-			Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}, Hits: []bpf.Count{{Packets: 2, Bytes: 120}},
+			Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}, Runs: &[2]loader.Runs{{Count: 15, Time: 1500 * time.Microsecond}, {Count: 23, Time: 2300 * time.Microsecond}},
+			Hits: []bpf.Count{{Packets: 2, Bytes: 120}},
 		},
 	}
 }
@@ -93,7 +94,15 @@ weir_attachment_dropped_bytes_total{direction="egress",interface="net1",namespac
 weir_attachment_dropped_packets_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="spoofed_ipv4"} 3
 # HELP weir_attachment_info A metric with the constant value 1 for each attachment, labelled with what changes slowly.
 # TYPE weir_attachment_info gauge
-weir_attachment_info{container_id="c0ffee",hook="tcx",interface="net1",ips="192.0.2.8/24,2001:db8::8/64",mac="02:00:00:00:00:01",master="eth1",mode="bridge",namespace="shop",network_name="shop/lan",pod="web",type="macvlan"} 1
+weir_attachment_info{container_id="c0ffee",hook="tcx",interface="net1",ips="192.0.2.8/24,2001:db8::8/64",mac="02:00:00:00:00:01",master="eth1",mode="bridge",namespace="shop",network_name="shop/lan",node="node1",pod="web",type="macvlan"} 1
+# HELP weir_attachment_program_run_seconds_total How long the guard's program has run since it was loaded. Only while the kernel's statistics of programs are on.
+# TYPE weir_attachment_program_run_seconds_total counter
+weir_attachment_program_run_seconds_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 0.0023
+weir_attachment_program_run_seconds_total{direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 0.0015
+# HELP weir_attachment_program_runs_total How often the guard's program has run since it was loaded. Only while the kernel's statistics of programs are on.
+# TYPE weir_attachment_program_runs_total counter
+weir_attachment_program_runs_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 23
+weir_attachment_program_runs_total{direction="ingress",interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 15
 # HELP weir_attachment_receive_bytes_total Bytes that the pod received on the interface, Ethernet headers included.
 # TYPE weir_attachment_receive_bytes_total counter
 weir_attachment_receive_bytes_total{interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 1000
@@ -128,14 +137,14 @@ weir_guard_restored_total{interface="net1",namespace="shop",network_name="shop/l
 
 func TestExposition(t *testing.T) {
 	t.Parallel()
-	if err := testutil.CollectAndCompare(NewCollector(source{web()}), strings.NewReader(exposition)); err != nil {
+	if err := testutil.CollectAndCompare(NewCollector(source{web()}, "node1"), strings.NewReader(exposition)); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestNamesAndHelpFollowTheConventions(t *testing.T) {
 	t.Parallel()
-	problems, err := testutil.CollectAndLint(NewCollector(source{web()}))
+	problems, err := testutil.CollectAndLint(NewCollector(source{web()}, "node1"))
 	if err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
@@ -155,7 +164,7 @@ func TestEveryNodeCanBeScraped(t *testing.T) {
 	second := podless
 	second.ContainerID = "podless2"
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(NewCollector(source{web(), newer, podless, second, unguarded, unreadable}))
+	registry.MustRegister(NewCollector(source{web(), newer, podless, second, unguarded, unreadable}, "node1"))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +209,7 @@ func scrape(t *testing.T, accept string) string {
 	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	req.Header.Set("Accept", accept)
 	answer := httptest.NewRecorder()
-	New(source{web()}, "v1.2.3").ServeHTTP(answer, req)
+	New(source{web()}, "node1", "v1.2.3").ServeHTTP(answer, req)
 	if answer.Code != http.StatusOK {
 		t.Fatalf("status %d: %s", answer.Code, answer.Body)
 	}
@@ -246,8 +255,8 @@ func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
 			}
 		}
 	}
-	if counters != 11 {
-		t.Errorf("%d counters, want 11", counters)
+	if counters != 15 {
+		t.Errorf("%d counters, want 15", counters)
 	}
 }
 
@@ -270,7 +279,7 @@ func TestDescribeIsComplete(t *testing.T) {
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descs)
-		NewCollector(source{}).Describe(descs)
+		NewCollector(source{}, "node1").Describe(descs)
 	}()
 	for d := range descs {
 		described[d.String()] = true
@@ -279,7 +288,7 @@ func TestDescribeIsComplete(t *testing.T) {
 	sent := make(chan prometheus.Metric)
 	go func() {
 		defer close(sent)
-		NewCollector(source{web()}).Collect(sent)
+		NewCollector(source{web()}, "node1").Collect(sent)
 	}()
 	for m := range sent {
 		collected[m.Desc().String()] = true
@@ -294,7 +303,7 @@ func TestDescribeIsComplete(t *testing.T) {
 func TestScrapesAtATime(t *testing.T) {
 	t.Parallel()
 	waiting, release := make(chan struct{}), make(chan struct{})
-	handler := New(slow{waiting, release}, "v1.2.3")
+	handler := New(slow{waiting, release}, "node1", "v1.2.3")
 	scrapeStatus := func() int {
 		answer := httptest.NewRecorder()
 		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -349,7 +358,11 @@ func TestDocumentation(t *testing.T) {
 	operations := NewOperations()
 	operations.Step("ADD", "create", time.Millisecond)
 	registry.MustRegister(Plugins(none, none)...)
-	registry.MustRegister(NewCollector(source{web()}), buildInfo("x"), Missed(none), operations,
+	requests, work := NewRequests(), NewWork()
+	requests.Done("GET", "200", time.Millisecond)
+	pods := func() map[string]int { return map[string]int{"pods": 7} }
+	registry.MustRegister(requests, work, Watches(pods, pods), Features(map[string]bool{"tcx": true}))
+	registry.MustRegister(NewCollector(source{web()}, "node1"), buildInfo("x"), Missed(none), operations,
 		Segments(func() map[string]int { return map[string]int{"default/lan": 3} }))
 	families, err := registry.Gather()
 	if err != nil {
@@ -397,7 +410,7 @@ func BenchmarkCollect(b *testing.B) {
 		many = append(many, a)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(many))
+	registry.MustRegister(NewCollector(many, "node1"))
 	for b.Loop() {
 		if _, err := registry.Gather(); err != nil {
 			b.Fatal(err)

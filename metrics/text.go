@@ -144,14 +144,19 @@ func (s *textSink) begin(a *inspect.Attachment) {
 	}
 }
 
-func (s *textSink) send(f *metric, _ *inspect.Attachment, value uint64, more ...string) {
+func (s *textSink) send(f *metric, _ *inspect.Attachment, value float64, more ...string) {
 	b := s.of(f)
 	line := append(append(b.AvailableBuffer(), f.name...), s.labels...)
 	for i, text := range more {
 		line = appendLabel(line, f.labels[len(attachmentLabels)+i], text)
 	}
 	line[len(line)-1] = '}' // for the last comma
-	line = strconv.AppendUint(append(line, ' '), value, 10)
+	line = append(line, ' ')
+	if whole := uint64(value); float64(whole) == value {
+		line = strconv.AppendUint(line, whole, 10)
+	} else {
+		line = strconv.AppendFloat(line, value, 'g', -1, 64)
+	}
 	b.Write(append(line, '\n'))
 }
 

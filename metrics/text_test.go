@@ -34,7 +34,7 @@ func crowded() source {
 func TestTextIsThatOfARegistry(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(NewCollector(crowded()))
+	registry.MustRegister(NewCollector(crowded(), "node1"))
 	gathered, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestTextIsThatOfARegistry(t *testing.T) {
 		}
 		want[f.GetName()] = f
 	}
-	h := &textHandler{collector: NewCollector(crowded()), others: prometheus.NewRegistry()}
+	h := &textHandler{collector: NewCollector(crowded(), "node1"), others: prometheus.NewRegistry()}
 	for range 2 { // the buffers of the first are used again
 		var text bytes.Buffer
 		if err := h.write(&text, expfmt.NewFormat(expfmt.TypeTextPlain), false); err != nil {
@@ -108,7 +108,7 @@ func TestTextOfOpenMetrics(t *testing.T) {
 
 func TestCompression(t *testing.T) {
 	t.Parallel()
-	handler := New(source{web()}, "v1")
+	handler := New(source{web()}, "node1", "v1")
 	tests := map[string]bool{"": false, "gzip": true, "br, gzip;q=0.5": true, "gzip;q=0": false, "gzip; q=0.0": false, "identity": false, "gzip-like": false}
 	for accepted, packed := range tests {
 		request := httptest.NewRequest(http.MethodGet, "/metrics", nil)

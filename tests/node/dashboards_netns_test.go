@@ -127,7 +127,7 @@ func tell(t *testing.T) *story {
 	s.db = attached("db", "san", dbAddress)
 	// An agent of a cluster counts pods that it missed; this one is alone. So another
 	// target has that collector, of another version.
-	n.serveInNode(otherAddress, metrics.New(&mishap{}, "another", metrics.Missed(func() int { return missed })))
+	n.serveInNode(otherAddress, metrics.New(&mishap{}, "", "another", metrics.Missed(func() int { return missed })))
 	s.prometheus = n.newPrometheus(target{metricsAddress, "node1"}, target{otherAddress, "node2"})
 	s.makeFrames(t)
 	// A reason's series begins with its first packet, and a code's with its first error,
@@ -327,9 +327,30 @@ func (s *story) wantOfCluster() map[string]wanted {
 		"Nodes at risk/G":          {values: map[string]float64{"node1": s.resident()}, within: 0.5},
 		"Nodes at risk/H":          only(map[string]float64{"node1": 0, "node2": 1}),
 		"Nodes at risk/I":          only(map[string]float64{"node1": 3}), // of db: its MAC, its address, its link-local one
-		"Guards put right/A":       s.about(map[string]float64{"net1 elsewhere lost removed": 5}),
-		"Versions/A":               {values: map[string]float64{runtime.Version() + " another": 1}},
+		// The pods came up before the window; nobody works then, and there is no cluster.
+		"Work of agents/A":                 {values: map[string]float64{"success promote": 0}},
+		"How long it takes/A":              {},
+		"Requests to the Kubernetes API/A": only(nil),
+		"Answers of the Kubernetes API/A":  only(nil),
+		"Objects that are watched/A":       only(nil),
+		"Watches that failed/A":            only(nil),
+		"Kernels without/A":                only(lacking()),
+		"A run of a guard/A":               {},
+		"Guards put right/A":               s.about(map[string]float64{"net1 elsewhere lost removed": 5}),
+		"Versions/A":                       {values: map[string]float64{runtime.Version() + " another": 1}},
 	}
+}
+
+// lacking are the features that this kernel has not, by how many nodes: one agent looks.
+func lacking() map[string]float64 {
+	lack := map[string]float64{}
+	for feature, there := range loader.Features() {
+		lack[feature] = 1
+		if there {
+			lack[feature] = 0
+		}
+	}
+	return lack
 }
 
 // resident is the agent's memory as the kernel has it now, in bytes (proc(5), statm).
