@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-cni/weir/cni"
@@ -24,6 +25,7 @@ import (
 	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/runner"
 	"github.com/weir-cni/weir/state"
+	"github.com/weir-cni/weir/traces"
 )
 
 // Options say where an agent finds and keeps things. Agents whose options differ
@@ -78,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.validateMetricsConfig(); err != nil {
 		return err
 	}
-	a, err := open(o)
+	a, err := open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -105,7 +107,9 @@ type agent struct {
 	operations *metrics.Operations
 	requests   *metrics.Requests // of the Kubernetes API
 	// work measures what the agent does beside them.
-	work    *metrics.Work
+	work *metrics.Work
+	// tracer makes their spans.
+	tracer  trace.Tracer
 	locks   keyedMutex
 	closers []io.Closer
 }
@@ -122,19 +126,26 @@ type store interface {
 	Run(ctx context.Context) error
 }
 
-func open(o Options) (*agent, error) {
+func open(ctx context.Context, o Options) (*agent, error) {
 	a := &agent{options: o, log: o.Log, requests: metrics.NewRequests()}
-	if err := a.openParts(); err != nil {
+	if err := a.openParts(ctx); err != nil {
 		a.close()
 		return nil, err
 	}
 	return a, nil
 }
 
-func (a *agent) openParts() error {
+func (a *agent) openParts(ctx context.Context) error {
 	if err := loader.EnsureFilesystem(a.options.BPFDir); err != nil {
 		return err
 	}
+	// It sends what is left when all else is closed, so that another agent need not wait for it.
+	spans, err := traces.Open(ctx, traces.Options{Version: a.options.Version, Node: a.options.Node, Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, spans)
+	a.tracer = spans.Tracer("github.com/weir-cni/weir/agent")
 	lock, err := lockDir(a.options.StateDir)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/cni"
@@ -106,7 +107,7 @@ func newAgent(tb testing.TB) *agent {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = store.Close() })
-	a := &agent{log: log, operations: metrics.NewOperations(), options: Options{LogLevel: &slog.LevelVar{}}}
+	a := &agent{log: log, operations: metrics.NewOperations(), tracer: noop.Tracer{}, options: Options{LogLevel: &slog.LevelVar{}}}
 	if a.segments, err = newSegments(nil, store, log); err != nil {
 		tb.Fatal(err)
 	}

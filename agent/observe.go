@@ -12,8 +12,10 @@ import (
 	"net/http/pprof"
 
 	"github.com/prometheus/exporter-toolkit/web"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/cni"
 )
 
 // serveMetrics serves the Prometheus endpoint and nothing else but health and, where the
@@ -51,6 +53,15 @@ func (o *Options) validateMetricsConfig() error {
 		return fmt.Errorf("the configuration of the metrics endpoint, %s: %w", o.MetricsConfig, err)
 	}
 	return nil
+}
+
+// startSpan begins the span of a request that attaches or detaches a pod; that of another is
+// none.
+func (a *agent) startSpan(ctx context.Context, req *api.CNIRequest) (context.Context, trace.Span) {
+	if req.Command != "ADD" && req.Command != "DEL" {
+		return ctx, trace.SpanFromContext(ctx)
+	}
+	return a.tracer.Start(ctx, "CNI "+req.Command, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(cni.SpanAttributes(req)...))
 }
 
 func (a *agent) handleLogLevel(w http.ResponseWriter, _ *http.Request) {

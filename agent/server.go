@@ -15,6 +15,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/api"
@@ -142,9 +143,11 @@ func (a *agent) handleCNI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	began := time.Now()
-	result, err := a.dispatch(r.Context(), &req)
+	ctx, span := a.startSpan(r.Context(), &req)
+	result, err := a.dispatch(ctx, &req)
 	took := time.Since(began)
-	a.logRequest(&req, took, err)
+	cni.EndSpan(span, err)
+	a.logRequest(&req, span, took, err)
 	a.operations.Done(req.Command, codeOf(err), took)
 	response, err := answer(result, err)
 	if err != nil {
@@ -176,9 +179,12 @@ func answer(result *current.Result, failure error) (*api.CNIResponse, error) {
 	return &api.CNIResponse{Result: data}, nil
 }
 
-func (a *agent) logRequest(req *api.CNIRequest, took time.Duration, err error) {
+func (a *agent) logRequest(req *api.CNIRequest, span trace.Span, took time.Duration, err error) {
 	pod, _ := cni.PodOf(req.Args) // what is wrong with CNI_ARGS is in the request's own error
 	log := a.log.With("command", req.Command, "pod", pod.String(), "netif", req.IfName, "container_id", req.ContainerID, "took", took)
+	if span.SpanContext().IsSampled() {
+		log = log.With("trace_id", span.SpanContext().TraceID().String())
+	}
 	if err != nil {
 		log.Error("request failed", "err", err)
 		return

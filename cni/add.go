@@ -51,7 +51,8 @@ func (p *Plugin) attach(ctx context.Context, req *api.CNIRequest, wanted attachm
 		return nil, err
 	}
 	defer pod.Close()
-	record, err := p.plan(ctx, req, wanted)
+	var record *state.Record
+	err = traced(ctx, "plan", func(ctx context.Context) (err error) { record, err = p.plan(ctx, req, wanted); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -77,11 +78,13 @@ func (p *Plugin) clearUnfinished(ctx context.Context, key string) error {
 
 // carryOut does what the plan says, or nothing.
 func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *state.Record) (*current.Result, error) {
-	delegates, err := p.validate(ctx, pod, record)
+	var delegates []delegate
+	err := traced(ctx, "validate", func(ctx context.Context) (err error) { delegates, err = p.validate(ctx, pod, record); return err })
 	if err != nil {
 		return nil, err
 	}
-	if err := p.begin(pod, record, delegates); err != nil {
+	err = traced(ctx, "begin", func(context.Context) error { return p.begin(pod, record, delegates) })
+	if err != nil {
 		return nil, errors.Join(err, p.undo(ctx, record, -1))
 	}
 	for i, d := range delegates {
@@ -89,7 +92,8 @@ func (p *Plugin) carryOut(ctx context.Context, pod *netns.Namespace, record *sta
 			return nil, errors.Join(aboutNetwork(&record.Delegates[i], err), p.undo(ctx, record, i))
 		}
 	}
-	if err := p.finish(ctx, record); err != nil {
+	err = traced(ctx, "finish", func(ctx context.Context) error { return p.finish(ctx, record) })
+	if err != nil {
 		return nil, errors.Join(err, p.undo(ctx, record, len(delegates)-1))
 	}
 	return storedResult(&record.Delegates[0])
@@ -131,6 +135,11 @@ func (p *Plugin) validate(ctx context.Context, pod *netns.Namespace, record *sta
 }
 
 func (p *Plugin) addOne(ctx context.Context, pod *netns.Namespace, stored *state.Delegate, d delegate) error {
+	attach := func(ctx context.Context) error { return p.attachOne(ctx, pod, stored, d) }
+	return traced(ctx, "attach", attach, networkAttributes(stored)...)
+}
+
+func (p *Plugin) attachOne(ctx context.Context, pod *netns.Namespace, stored *state.Delegate, d delegate) error {
 	if err := p.copyDeviceInfo(stored); err != nil {
 		return err
 	}
@@ -204,7 +213,7 @@ func (p *Plugin) publish(ctx context.Context, record *state.Record) error {
 func (p *Plugin) undo(ctx context.Context, record *state.Record, last int) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	err := p.tearDown(ctx, record, last)
+	err := traced(ctx, "undo", func(ctx context.Context) error { return p.tearDown(ctx, record, last) })
 	if err != nil {
 		return fmt.Errorf("undoing what was done: %w", err)
 	}

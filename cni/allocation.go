@@ -140,7 +140,8 @@ func (p *Plugin) deviceInfoOf(record *state.Record, d *state.Delegate) *nadv1.De
 
 // delWithInfo undoes a network and removes its Device Information.
 func (p *Plugin) delWithInfo(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {
-	err := p.delOne(ctx, pod, record, i)
+	detach := func(ctx context.Context) error { return p.delOne(ctx, pod, record, i) }
+	err := traced(ctx, "detach", detach, networkAttributes(&record.Delegates[i])...)
 	if file := record.Delegates[i].DeviceInfo; err == nil && file != "" {
 		err = p.DeviceInfo.Remove(file)
 	}

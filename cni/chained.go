@@ -57,22 +57,22 @@ func (d *chained) save(*netns.Namespace) error { return nil }
 
 func (d *chained) prepare() {}
 
-func (d *chained) add(_ context.Context, pod *netns.Namespace) (*current.Result, error) {
+func (d *chained) add(ctx context.Context, pod *netns.Namespace) (*current.Result, error) {
 	result, err := storedResult(d.stored)
 	if err != nil {
 		return nil, err
 	}
-	return result, d.run(commandAdd, step{"guard", func() error { return d.guardMade(pod, result) }})
+	return result, d.run(ctx, commandAdd, step{"guard", func() error { return d.guardMade(pod, result) }})
 }
 
-func (d *chained) check(_ context.Context, pod *netns.Namespace, _ *current.Result) error {
-	return d.run(commandCheck, step{"guard", func() error { return d.checkGuard(pod) }})
+func (d *chained) check(ctx context.Context, pod *netns.Namespace, _ *current.Result) error {
+	return d.run(ctx, commandCheck, step{"guard", func() error { return d.checkGuard(pod) }})
 }
 
 // del takes the programs off an interface that lives on: it is for the plugin that
 // made it to take it away.
-func (d *chained) del(_ context.Context, pod *netns.Namespace) error {
-	return d.run(commandDel, step{"unguard", func() error { return d.unguard(pod) }})
+func (d *chained) del(ctx context.Context, pod *netns.Namespace) error {
+	return d.run(ctx, commandDel, step{"unguard", func() error { return d.unguard(pod) }})
 }
 
 func (d *chained) unguard(pod *netns.Namespace) error {

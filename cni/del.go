@@ -61,7 +61,7 @@ func (p *Plugin) tearDown(ctx context.Context, record *state.Record, last int) e
 	if err := errors.Join(errs...); err != nil {
 		return errors.Join(err, p.keepForDel(record))
 	}
-	return p.forget(ctx, record)
+	return traced(ctx, "forget", func(ctx context.Context) error { return p.forget(ctx, record) })
 }
 
 func (p *Plugin) delOne(ctx context.Context, pod *netns.Namespace, record *state.Record, i int) error {

@@ -238,9 +238,9 @@ type step struct {
 }
 
 // run does one step of a request, and tells how long it took.
-func (j *job) run(command string, s step) error {
+func (j *job) run(ctx context.Context, command string, s step) error {
 	began := time.Now()
-	err := s.do()
+	err := traced(ctx, s.name, func(context.Context) error { return s.do() }, networkAttributes(j.stored)...)
 	took := time.Since(began)
 	j.plugin.Log.Debug("step", "command", command, "step", s.name, "pod", j.record.Pod.String(), "network", j.stored.Network,
 		"netif", j.stored.Interface, "took", took)
@@ -251,9 +251,9 @@ func (j *job) run(command string, s step) error {
 }
 
 // runUntilError does steps in order, up to the first that fails.
-func (j *job) runUntilError(command string, steps ...step) error {
+func (j *job) runUntilError(ctx context.Context, command string, steps ...step) error {
 	for _, s := range steps {
-		if err := j.run(command, s); err != nil {
+		if err := j.run(ctx, command, s); err != nil {
 			return err
 		}
 	}
@@ -261,10 +261,10 @@ func (j *job) runUntilError(command string, steps ...step) error {
 }
 
 // runAll does every step, whatever becomes of those before it.
-func (j *job) runAll(command string, steps ...step) error {
+func (j *job) runAll(ctx context.Context, command string, steps ...step) error {
 	var errs []error
 	for _, s := range steps {
-		errs = append(errs, j.run(command, s))
+		errs = append(errs, j.run(ctx, command, s))
 	}
 	return errors.Join(errs...)
 }

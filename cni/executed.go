@@ -50,7 +50,7 @@ func (d *executed) save(*netns.Namespace) error { return nil }
 func (d *executed) prepare() {}
 
 func (d *executed) add(ctx context.Context, pod *netns.Namespace) (result *current.Result, err error) {
-	err = d.runUntilError(commandAdd,
+	err = d.runUntilError(ctx, commandAdd,
 		step{"execute", func() error { result, err = d.execute(ctx, d.before()); return err }},
 		step{"guard", func() error { return d.guardMade(pod, result) }},
 		step{"reroute", func() error { return d.rerouteMade(pod, result) }},
@@ -113,7 +113,7 @@ func (d *executed) check(ctx context.Context, pod *netns.Namespace, result *curr
 	if d.stored.Auxiliary && madeNothing(result) {
 		return nil
 	}
-	return d.runUntilError(commandCheck,
+	return d.runUntilError(ctx, commandCheck,
 		step{"execute", func() error { return d.checkList(ctx) }},
 		step{"guard", func() error { return d.checkGuard(pod) }},
 	)
@@ -134,7 +134,7 @@ func predatesCheck(list *libcni.NetworkConfigList) bool {
 }
 
 func (d *executed) del(ctx context.Context, pod *netns.Namespace) error {
-	return d.runAll(commandDel,
+	return d.runAll(ctx, commandDel,
 		step{"execute", func() error { return d.delList(ctx, pod) }},
 		step{"unguard", d.removeGuard},
 	)

@@ -156,7 +156,7 @@ func (n *native) add(ctx context.Context, pod *netns.Namespace) (*current.Result
 	result := &current.Result{CNIVersion: current.ImplementedSpecVersion}
 	var m *made
 	var guard *guarded
-	err := n.runUntilError(commandAdd,
+	err := n.runUntilError(ctx, commandAdd,
 		step{"create", func() (err error) { m, err = n.create(pod, result); return err }},
 		step{"guard", func() (err error) { guard, err = n.guardNew(pod, m); return err }},
 		step{"assign", func() error { return n.assign(ctx, m, result) }},
@@ -248,7 +248,7 @@ func dnsOf(config []byte) types.DNS {
 }
 
 func (n *native) check(ctx context.Context, pod *netns.Namespace, result *current.Result) error {
-	if err := n.run(commandCheck, step{"addresses", func() error { return n.checkAddresses(ctx, result) }}); err != nil {
+	if err := n.run(ctx, commandCheck, step{"addresses", func() error { return n.checkAddresses(ctx, result) }}); err != nil {
 		return fmt.Errorf("checking the addresses: %w", err)
 	}
 	steps := []step{
@@ -258,7 +258,7 @@ func (n *native) check(ctx context.Context, pod *netns.Namespace, result *curren
 	if n.rest != nil {
 		steps = append(steps, step{"execute", func() error { return n.rest.checkList(ctx) }})
 	}
-	return n.runAll(commandCheck, steps...)
+	return n.runAll(ctx, commandCheck, steps...)
 }
 
 // oldestVersion is what a configuration without cniVersion is taken for, as libcni
@@ -302,7 +302,7 @@ func (n *native) del(ctx context.Context, pod *netns.Namespace) error {
 		step{"delete", func() error { return n.deleteDevice(pod) }},
 		step{"unguard", n.removeGuard},
 	)
-	if err := n.runAll(commandDel, steps...); err != nil {
+	if err := n.runAll(ctx, commandDel, steps...); err != nil {
 		return err
 	}
 	return n.forgetCached()

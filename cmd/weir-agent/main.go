@@ -54,6 +54,9 @@ all NetworkAttachmentDefinitions, and has running pods follow their annotation. 
 --install it puts the plugin and weir's entry in their places on the node, and keeps
 them there.
 
+Traces of the requests are sent to an OpenTelemetry collector where the standard
+variables name one, as OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318.
+
 With --standalone it reads networks (NetworkAttachmentDefinition) and pods from
 the YAML or JSON files of a folder, and follows their changes.
 

@@ -55,7 +55,7 @@ func (n *Node) command() *exec.Cmd {
 		"--cni-bin-dir", n.binDir, "--metrics-address", metricsAddress)
 	cmd.Args = append(cmd.Args, n.flags...)
 	// The race detector's runtime would wait a second at exit.
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), n.environment...)
 	cmd.Stderr = n.log
 	cmd.Stdout = n.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}

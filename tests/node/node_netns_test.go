@@ -37,6 +37,8 @@ type Node struct {
 	namespace string
 	// flags are further ones of the agent.
 	flags []string
+	// environment has further variables of the agent.
+	environment []string
 	// confine takes rights from the agent; nil for none.
 	confine func() error
 	log     *os.File
