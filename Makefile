@@ -40,7 +40,7 @@ test-unit: ## Tests that need no privilege
 
 .PHONY: test-netns
 test-netns: build ## Tests in network namespaces of this kernel (root)
-	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells)' ./...
+	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells|Browser)' ./...
 
 # An agent whose programs are taken for those of another build: upgrades are tested with it.
 .PHONY: build-other

@@ -62,6 +62,9 @@ type Options struct {
 	// MetricsConfig is a file with the TLS and the authentication of that endpoint, in the
 	// format of Prometheus's exporters; empty for neither.
 	MetricsConfig string
+	// PageAddress is the host:port of the agent's page, of loopback; empty for the socket
+	// alone.
+	PageAddress string
 	// Profiles serves the profiles of the process there too, below /debug/pprof/.
 	Profiles bool
 	// Version is the version of the agent, for the metric weir_build_info.
@@ -77,7 +80,7 @@ const statusDir = "network-status"
 // Run is an agent's life: it takes over what is there, and serves until ctx ends
 // or something that it cannot do without fails.
 func Run(ctx context.Context, o Options) error {
-	if err := o.validateMetricsConfig(); err != nil {
+	if err := errors.Join(o.validateMetricsConfig(), o.validatePage()); err != nil {
 		return err
 	}
 	a, err := open(ctx, o)
@@ -288,6 +291,9 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	if a.options.MetricsAddress != "" {
 		group.Go(func() error { return a.serveMetrics(ctx) })
+	}
+	if a.options.PageAddress != "" {
+		group.Go(func() error { return a.servePage(ctx) })
 	}
 	return group.Wait()
 }

@@ -42,13 +42,18 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	a.log.Info("serving", "socket", a.options.Socket)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
-	mux.HandleFunc("GET "+api.AttachmentsPath, a.handleAttachments)
-	mux.HandleFunc("GET "+api.VersionPath, a.handleVersion)
+	if err := a.handlePage(mux); err != nil {
+		return err
+	}
 	mux.Handle("GET "+api.MetricsPath, a.metrics)
 	mux.HandleFunc("GET "+api.LogLevelPath, a.handleLogLevel)
 	mux.HandleFunc("PUT "+api.LogLevelPath, a.handleSetLogLevel)
 	handleHealth(mux)
-	return serve(ctx, listener, mux)
+	browsers, err := a.pageForBrowsers()
+	if err != nil {
+		return err
+	}
+	return serve(ctx, listener, byClient(mux, browsers))
 }
 
 func handleHealth(mux *http.ServeMux) {

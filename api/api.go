@@ -32,6 +32,10 @@ const (
 	ReadyPath = "/readyz"
 )
 
+// Host is the name by which the plugin and weirctl call the agent on its socket. What comes
+// under another is taken for a browser's.
+const Host = "weir"
+
 // Where an agent is found unless it was told otherwise.
 const (
 	DefaultSocket   = "/run/weir/weir.sock"

@@ -122,7 +122,7 @@ func request(ctx context.Context, socket, method, path string, body []byte) (*ht
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://weir"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+api.Host+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -185,8 +185,8 @@ func post(socket string, body []byte) ([]byte, error) {
 	if err := conn.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return nil, err
 	}
-	header := fmt.Sprintf("POST %s HTTP/1.0\r\nHost: weir\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
-		api.CNIPath, len(body))
+	header := fmt.Sprintf("POST %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+		api.CNIPath, api.Host, len(body))
 	_, sendErr := io.Copy(conn, io.MultiReader(strings.NewReader(header), bytes.NewReader(body)))
 	// An agent that refuses a request need not read it to its end first.
 	answer, err := receive(conn)

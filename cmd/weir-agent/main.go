@@ -107,6 +107,7 @@ and counted, and the next agent with the same directories takes it over.`,
 	flags.StringVar(&o.Settings, "settings", "", "file with further keys of weir's entry, YAML or JSON, for --install")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9842", "host:port of the Prometheus endpoint; empty for none")
 	flags.StringVar(&o.MetricsConfig, "web.config.file", "", "TLS and authentication of that endpoint, in the format of Prometheus's exporters (exporter-toolkit); default: neither")
+	flags.StringVar(&o.PageAddress, "page-address", "", "host:port of loopback for the agent's page, as 127.0.0.1:9452: this node's attachments, live, for everyone on this machine; default: on --socket alone")
 	flags.BoolVar(&o.Profiles, "pprof", false, "serve the profiles of the agent's process there too, below /debug/pprof/")
 	flags.TextVar(o.LogLevel, "log-level", &slog.LevelVar{}, "one of debug, info, warn, error; weirctl log-level changes it at run time")
 	return cmd
