@@ -3,9 +3,6 @@
 #ifndef __WEIR_ARRIVAL_H
 #define __WEIR_ARRIVAL_H
 
-/* The lowest bit of a MAC's first byte (IEEE 802, 8.2): it is of a group. */
-#define WEIR_MAC_GROUP 1
-
 /* A unicast frame for another MAC comes only where somebody listens to all. */
 static __always_inline enum weir_verdict weir_arrival(struct __sk_buff *skb, const struct weir_facts *facts)
 {

@@ -2,8 +2,9 @@
 
 package bpf
 
-//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind weir weir.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind -type weir_owner_kind weir weir.c
 //go:generate go tool bpf2go -tags linux -target bpfel sockets sockets.c
+//go:generate go tool bpf2go -tags linux -target bpfel master master.c
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
 //go:generate go tool stringer -type weirWeirClass -trimprefix weirWeirClassWEIR_ -output class_string.go
 //go:generate go tool stringer -type weirWeirFamily -trimprefix weirWeirFamilyWEIR_ -output family_string.go
@@ -16,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 )
 
 // Names of the objects as the kernel knows them: bpftool prints them, and
@@ -300,3 +302,57 @@ func (c *Counters) add(more *Counters) {
 		}
 	}
 }
+
+// MasterPrograms are the names of the programs that a node puts on masters, and RingMaps
+// those of their maps; the first three are those of attachments too.
+const (
+	LeavingProgram   = "weir_leaving"
+	CrossingProgram  = "weir_crossing"
+	ToMACProgram     = "weir_to_mac"
+	ToAddressProgram = "weir_to_address"
+	LocalsMap        = "weir_locals"
+	OwnersMap        = "weir_owners"
+	RingMap          = "weir_ring"
+	SendersMap       = "weir_senders"
+	ReceiversMap     = "weir_receivers"
+)
+
+// MasterSpec is the programs of masters, and their maps.
+func MasterSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadMaster()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded programs of masters: %w", err)
+	}
+	return spec, nil
+}
+
+// LocalKey is a key of the locals map: what an attachment on a master is known by.
+type LocalKey = weirWeirLocalKey
+
+// Local is a value of the locals map.
+type Local = weirWeirLocal
+
+// Flags of a Local: of an attachment that sees nothing of what comes in at its master
+// (WEIR_LOCAL_LAST), and of one with leave to send past its guard (WEIR_LOCAL_ROUND).
+const (
+	LocalLast  uint32 = 1 << 0
+	LocalRound uint32 = 1 << 1
+)
+
+// OwnerKey is a key of the owners map: whose a socket is.
+type OwnerKey = weirWeirOwnerKey
+
+// Owner is a value of the owners map.
+type Owner = weirWeirOwner
+
+// The kinds of owners.
+const (
+	OwnerNetns  = weirWeirOwnerKindWEIR_OWNER_NETNS
+	OwnerCgroup = weirWeirOwnerKindWEIR_OWNER_CGROUP
+)
+
+// Ring is the value of the ring map.
+type Ring = weirWeirRing
+
+// CookieHelper is what programs need for the constant weir_has_cookie.
+const CookieHelper = asm.FnGetNetnsCookie

@@ -77,6 +77,8 @@ struct weir_control {
 	 * two hooks that both hold the program only the first counts.
 	 */
 	__s32 ingress_action;
+	/* Number of the master, if the programs on it are in force; else 0. */
+	__u32 master;
 };
 
 struct {

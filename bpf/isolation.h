@@ -14,12 +14,6 @@ enum weir_role {
 	WEIR_ROLE_COMMUNITY,
 };
 
-/* What a member is known by. */
-enum weir_member_kind {
-	WEIR_MEMBER_MAC,
-	WEIR_MEMBER_ADDRESS,
-};
-
 struct weir_member_key {
 	/* An IPv6 address, an IPv4 address mapped into one (RFC 4291, 2.5.5.2), or a MAC
 	 * and zeros.

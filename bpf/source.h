@@ -9,19 +9,6 @@
 /* The longest headers that are read in place: Ethernet and IPv6. */
 #define WEIR_HEADERS_LEN (ETH_HLEN + sizeof(struct ipv6hdr))
 
-/* The addresses of an ARP packet for IPv4 over Ethernet (RFC 826). */
-struct weir_arp {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_len;
-	__u8 protocol_len;
-	__be16 operation;
-	__u8 sender_mac[ETH_ALEN];
-	__u8 sender_ip[4];
-	__u8 target_mac[ETH_ALEN];
-	__u8 target_ip[4];
-} __attribute__((packed));
-
 /* What follows the ethertype of a VLAN tag (IEEE 802.1Q, 9.6). */
 struct weir_tag {
 	__be16 control;

@@ -33,7 +33,8 @@
 	X(MULTICAST_STORM, multicast_storm)         \
 	X(UNKNOWN_STORM, unknown_storm)             \
 	X(ISOLATED, isolated)                       \
-	X(RULE_DENIED, rule_denied)
+	X(RULE_DENIED, rule_denied)                 \
+	X(BYPASSED, bypassed)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

@@ -21,6 +21,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "protocols.h"
+#include "address.h"
 #include "verdict.h"
 #include "read.h"
 #include "facts.h"
@@ -34,6 +35,8 @@
 #include "storm.h"
 #include "isolation.h"
 #include "rules.h"
+#include "ring.h"
+#include "turn.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -52,6 +55,33 @@ const enum weir_verdict *const weir_verdicts __attribute__((unused));
 const enum weir_class *const weir_classes __attribute__((unused));
 const enum weir_family *const weir_families __attribute__((unused));
 const enum weir_member_kind *const weir_member_kinds __attribute__((unused));
+const enum weir_owner_kind *const weir_owner_kinds __attribute__((unused));
+
+static __always_inline enum weir_verdict weir_received(struct __sk_buff *skb, const struct weir_facts *facts,
+						       struct weir_count size)
+{
+	enum weir_verdict verdict = weir_arrival(skb, facts);
+
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_isolation(skb, true);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_judge(skb, WEIR_INGRESS, size).verdict;
+	return verdict;
+}
+
+static __always_inline enum weir_verdict weir_sent(struct __sk_buff *skb, const struct weir_facts *facts,
+						   struct weir_count size)
+{
+	enum weir_verdict verdict = weir_source(skb, facts);
+
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_conduct(skb);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_isolation(skb, false);
+	if (verdict == WEIR_ALLOWED)
+		verdict = weir_judge(skb, WEIR_EGRESS, size).verdict;
+	return verdict;
+}
 
 /*
  * Without its maps a program can neither judge nor count: it closes. The maps
@@ -63,17 +93,20 @@ int weir_ingress(struct __sk_buff *skb)
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_control *control = weir_control_of();
 	const struct weir_facts *facts = weir_facts_now();
-	enum weir_verdict verdict;
+	enum weir_verdict verdict = WEIR_ALLOWED;
+	enum weir_turn turn;
 	struct weir_count size;
 
 	if (!counters || !control || !facts)
 		return TC_ACT_SHOT;
-	verdict = weir_arrival(skb, facts);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_isolation(skb, true);
+	turn = weir_ingress_turn(skb, control);
 	size = weir_size_of(skb);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_judge(skb, WEIR_INGRESS, size).verdict;
+	if (turn == WEIR_TURN_ROUND)
+		verdict = WEIR_BYPASSED;
+	else if (turn != WEIR_TURN_SECOND)
+		verdict = weir_received(skb, facts, size);
+	if (turn == WEIR_TURN_FIRST && verdict == WEIR_ALLOWED)
+		return weir_stamp(skb, WEIR_STAMP_RECEIVED);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_INGRESS, size.bytes);
 	weir_count(&counters->ingress, verdict, size);
@@ -81,7 +114,7 @@ int weir_ingress(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	weir_hear(skb);
 	weir_count_traffic(skb, &counters->ingress_allowed, size);
-	return control->ingress_action;
+	return turn == WEIR_TURN_LAST ? TC_ACT_UNSPEC : control->ingress_action;
 }
 
 SEC("tc")
@@ -89,19 +122,16 @@ int weir_egress(struct __sk_buff *skb)
 {
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_facts *facts = weir_facts_now();
+	__u32 stamp = skb->tc_index;
 	enum weir_verdict verdict;
 	struct weir_count size;
 
 	if (!counters || !facts)
 		return TC_ACT_SHOT;
-	verdict = weir_source(skb, facts);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_conduct(skb);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_isolation(skb, false);
 	size = weir_size_of(skb);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_judge(skb, WEIR_EGRESS, size).verdict;
+	verdict = weir_sent(skb, facts, size);
+	if (stamp == WEIR_STAMP_AGAIN && verdict == WEIR_ALLOWED)
+		return weir_stamp(skb, WEIR_STAMP_SENT);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_storms(skb, size.packets);
 	if (verdict == WEIR_ALLOWED)
@@ -110,6 +140,10 @@ int weir_egress(struct __sk_buff *skb)
 	if (verdict != WEIR_ALLOWED)
 		return TC_ACT_SHOT;
 	weir_count_traffic(skb, &counters->egress_allowed, size);
+	if (stamp == WEIR_STAMP_JUDGE)
+		return weir_stamp(skb, WEIR_STAMP_SENT);
+	/* Of a packet whose chain ends the kernel makes the stamp of this. */
+	skb->tc_classid = WEIR_STAMP_SENT;
 	/* The guard has the last word: no filter behind it may rewrite a source. */
 	return TC_ACT_OK;
 }

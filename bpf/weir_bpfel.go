@@ -45,6 +45,7 @@ type weirWeirControl struct {
 	_             structs.HostLayout
 	Slot          uint32
 	IngressAction int32
+	Master        uint32
 }
 
 type weirWeirCount struct {
@@ -79,6 +80,7 @@ type weirWeirCounters struct {
 		UnknownStorm       weirWeirCount
 		Isolated           weirWeirCount
 		RuleDenied         weirWeirCount
+		Bypassed           weirWeirCount
 	}
 	Egress struct {
 		_                  structs.HostLayout
@@ -104,6 +106,7 @@ type weirWeirCounters struct {
 		UnknownStorm       weirWeirCount
 		Isolated           weirWeirCount
 		RuleDenied         weirWeirCount
+		Bypassed           weirWeirCount
 	}
 	IngressAllowed struct {
 		_       structs.HostLayout
@@ -202,6 +205,20 @@ const (
 	weirWeirFamilyWEIR_FAMILY_MAX weirWeirFamily = 6
 )
 
+type weirWeirLocal struct {
+	_     structs.HostLayout
+	Pod   uint64
+	Slot  uint32
+	Flags uint32
+}
+
+type weirWeirLocalKey struct {
+	_       structs.HostLayout
+	Address [16]uint8
+	Kind    uint32
+	Master  uint32
+}
+
 type weirWeirMac struct {
 	_       structs.HostLayout
 	Address [6]uint8
@@ -228,6 +245,27 @@ const (
 	weirWeirMemberKindWEIR_MEMBER_ADDRESS weirWeirMemberKind = 1
 )
 
+type weirWeirOwner struct {
+	_      structs.HostLayout
+	Pod    uint64
+	Slot   uint32
+	Unused uint32
+}
+
+type weirWeirOwnerKey struct {
+	_      structs.HostLayout
+	Id     uint64
+	Kind   weirWeirOwnerKind
+	Master uint32
+}
+
+type weirWeirOwnerKind uint32
+
+const (
+	weirWeirOwnerKindWEIR_OWNER_NETNS  weirWeirOwnerKind = 0
+	weirWeirOwnerKindWEIR_OWNER_CGROUP weirWeirOwnerKind = 1
+)
+
 type weirWeirPeer struct {
 	_         structs.HostLayout
 	Bits      uint32
@@ -243,6 +281,11 @@ type weirWeirRate struct {
 	Burst         uint64
 	Paid          uint64
 	Dropped       uint64
+}
+
+type weirWeirRing struct {
+	_         structs.HostLayout
+	Distrusts uint32
 }
 
 type weirWeirRole uint32
@@ -286,7 +329,8 @@ const (
 	weirWeirVerdictWEIR_UNKNOWN_STORM       weirWeirVerdict = 19
 	weirWeirVerdictWEIR_ISOLATED            weirWeirVerdict = 20
 	weirWeirVerdictWEIR_RULE_DENIED         weirWeirVerdict = 21
-	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 22
+	weirWeirVerdictWEIR_BYPASSED            weirWeirVerdict = 22
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 23
 )
 
 // Names of all BPF objects in the ELF.
@@ -298,9 +342,12 @@ const (
 	weirMapWeirFacts            = "weir_facts"
 	weirMapWeirHeard            = "weir_heard"
 	weirMapWeirHits             = "weir_hits"
+	weirMapWeirLocals           = "weir_locals"
 	weirMapWeirMembers          = "weir_members"
+	weirMapWeirOwners           = "weir_owners"
 	weirMapWeirPeers            = "weir_peers"
 	weirMapWeirRate             = "weir_rate"
+	weirMapWeirRing             = "weir_ring"
 	weirMapWeirServices         = "weir_services"
 	weirMapWeirStorm            = "weir_storm"
 	weirProgWeirEgress          = "weir_egress"
@@ -317,8 +364,10 @@ const (
 	weirVarWeirCommunity        = "weir_community"
 	weirVarWeirDenies           = "weir_denies"
 	weirVarWeirFamilies         = "weir_families"
+	weirVarWeirHasCookie        = "weir_has_cookie"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
 	weirVarWeirMemberKinds      = "weir_member_kinds"
+	weirVarWeirOwnerKinds       = "weir_owner_kinds"
 	weirVarWeirRole             = "weir_role"
 	weirVarWeirRules            = "weir_rules"
 	weirVarWeirStormTicks       = "weir_storm_ticks"
@@ -380,9 +429,12 @@ type weirMapSpecs struct {
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.MapSpec `ebpf:"weir_heard"`
 	WeirHits     *ebpf.MapSpec `ebpf:"weir_hits"`
+	WeirLocals   *ebpf.MapSpec `ebpf:"weir_locals"`
 	WeirMembers  *ebpf.MapSpec `ebpf:"weir_members"`
+	WeirOwners   *ebpf.MapSpec `ebpf:"weir_owners"`
 	WeirPeers    *ebpf.MapSpec `ebpf:"weir_peers"`
 	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
+	WeirRing     *ebpf.MapSpec `ebpf:"weir_ring"`
 	WeirServices *ebpf.MapSpec `ebpf:"weir_services"`
 	WeirStorm    *ebpf.MapSpec `ebpf:"weir_storm"`
 }
@@ -403,8 +455,10 @@ type weirVariableSpecs struct {
 	WeirCommunity        *ebpf.VariableSpec `ebpf:"weir_community"`
 	WeirDenies           *ebpf.VariableSpec `ebpf:"weir_denies"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
+	WeirHasCookie        *ebpf.VariableSpec `ebpf:"weir_has_cookie"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
 	WeirMemberKinds      *ebpf.VariableSpec `ebpf:"weir_member_kinds"`
+	WeirOwnerKinds       *ebpf.VariableSpec `ebpf:"weir_owner_kinds"`
 	WeirRole             *ebpf.VariableSpec `ebpf:"weir_role"`
 	WeirRules            *ebpf.VariableSpec `ebpf:"weir_rules"`
 	WeirStormTicks       *ebpf.VariableSpec `ebpf:"weir_storm_ticks"`
@@ -436,9 +490,12 @@ type weirMaps struct {
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.Map `ebpf:"weir_heard"`
 	WeirHits     *ebpf.Map `ebpf:"weir_hits"`
+	WeirLocals   *ebpf.Map `ebpf:"weir_locals"`
 	WeirMembers  *ebpf.Map `ebpf:"weir_members"`
+	WeirOwners   *ebpf.Map `ebpf:"weir_owners"`
 	WeirPeers    *ebpf.Map `ebpf:"weir_peers"`
 	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
+	WeirRing     *ebpf.Map `ebpf:"weir_ring"`
 	WeirServices *ebpf.Map `ebpf:"weir_services"`
 	WeirStorm    *ebpf.Map `ebpf:"weir_storm"`
 }
@@ -450,9 +507,12 @@ func (m *weirMaps) Close() error {
 		m.WeirFacts,
 		m.WeirHeard,
 		m.WeirHits,
+		m.WeirLocals,
 		m.WeirMembers,
+		m.WeirOwners,
 		m.WeirPeers,
 		m.WeirRate,
+		m.WeirRing,
 		m.WeirServices,
 		m.WeirStorm,
 	)
@@ -474,8 +534,10 @@ type weirVariables struct {
 	WeirCommunity        *ebpf.Variable `ebpf:"weir_community"`
 	WeirDenies           *ebpf.Variable `ebpf:"weir_denies"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
+	WeirHasCookie        *ebpf.Variable `ebpf:"weir_has_cookie"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`
 	WeirMemberKinds      *ebpf.Variable `ebpf:"weir_member_kinds"`
+	WeirOwnerKinds       *ebpf.Variable `ebpf:"weir_owner_kinds"`
 	WeirRole             *ebpf.Variable `ebpf:"weir_role"`
 	WeirRules            *ebpf.Variable `ebpf:"weir_rules"`
 	WeirStormTicks       *ebpf.Variable `ebpf:"weir_storm_ticks"`

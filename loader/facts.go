@@ -75,31 +75,52 @@ func withLinkLocals(prefixes []netip.Prefix, facts *bpf.Facts) []netip.Prefix {
 
 // LinkLocals are the link-local addresses that the attachment may send from.
 func (g *Guard) LinkLocals() ([]netip.Addr, error) {
+	facts, err := g.factsNow()
+	if err != nil {
+		return nil, err
+	}
+	return linkLocalsOf(facts), nil
+}
+
+// factsNow are the facts that are in force.
+func (g *Guard) factsNow() (*bpf.Facts, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var control bpf.Control
 	if err := g.control.Lookup(uint32(0), &control); err != nil {
 		return nil, fmt.Errorf("reading the control in %s: %w", g.dir, err)
 	}
-	var facts bpf.Facts
-	if err := g.facts.Lookup(control.Slot, &facts); err != nil {
+	facts := &bpf.Facts{}
+	if err := g.facts.Lookup(control.Slot, facts); err != nil {
 		return nil, fmt.Errorf("reading the facts in %s: %w", g.dir, err)
 	}
-	return linkLocalsOf(&facts), nil
+	return facts, nil
 }
 
 // linkLocalsOf are the whole link-local addresses among the facts.
 func linkLocalsOf(facts *bpf.Facts) []netip.Addr {
+	return slices.DeleteFunc(addressesOf(facts), func(a netip.Addr) bool { return a.Is4() || !a.IsLinkLocalUnicast() })
+}
+
+// addressesOf are the whole addresses among the facts.
+func addressesOf(facts *bpf.Facts) []netip.Addr {
 	var all []netip.Addr
+	for _, p := range facts.Prefixes4[:facts.Prefixes4Len] {
+		if p.Mask == math.MaxUint32 {
+			var address [4]byte
+			binary.NativeEndian.PutUint32(address[:], p.Address)
+			all = append(all, netip.AddrFrom4(address))
+		}
+	}
 	for _, p := range facts.Prefixes6[:facts.Prefixes6Len] {
+		if p.Mask.Half != [2]uint64{math.MaxUint64, math.MaxUint64} {
+			continue
+		}
 		var address [16]byte
 		for half, value := range p.Address.Half {
 			binary.NativeEndian.PutUint64(address[half*8:], value)
 		}
-		isWhole := p.Mask.Half == [2]uint64{math.MaxUint64, math.MaxUint64}
-		if addr := netip.AddrFrom16(address); isWhole && addr.IsLinkLocalUnicast() {
-			all = append(all, addr)
-		}
+		all = append(all, netip.AddrFrom16(address))
 	}
 	return all
 }

@@ -47,6 +47,7 @@ type Guard struct {
 	hits            *ebpf.Map // nil without rules
 
 	linked atomic.Bool // once its links were seen, which stay
+	seat   *seat       // nil where no master is guarded for it
 
 	mu    sync.Mutex   // orders changes
 	open  sync.RWMutex // held for writing by Close, for reading by Counters
@@ -165,13 +166,16 @@ func (g *Guard) SetAddresses(a Addresses) error {
 	if err != nil {
 		return err
 	}
-	return g.change(func(c *bpf.Control) error {
+	if err := g.change(func(c *bpf.Control) error {
 		if err := g.takeSlot(); err != nil {
 			return err
 		}
 		c.Slot = (c.Slot + 1) % bpf.FactsSlots
 		return g.facts.Put(c.Slot, facts)
-	})
+	}); err != nil {
+		return err
+	}
+	return g.seat.follow(facts)
 }
 
 // takeSlot returns once no program can be reading the next slot: at once for one

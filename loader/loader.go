@@ -52,6 +52,9 @@ type Spec struct {
 	// ContainerID are shown by bpftool prog, each cut to what the program has
 	// room for: 15, 127, 127 and 79 bytes.
 	Interface, Pod, Network, ContainerID string
+	// PodUID is the number that the cluster knows the pod by; optional. By it its control
+	// group is found.
+	PodUID string
 	// Checks are those that the programs make of what the pod sends.
 	Checks bpf.Check
 	// Ingress and Egress are the bandwidth of what the pod receives and sends.
@@ -69,6 +72,8 @@ type Spec struct {
 	// have no code for it.
 	Place   segment.Place
 	Members *Members
+	// Ring is the node's; nil where no master is guarded.
+	Ring *Ring
 	// Sources are prefixes that the attachment may send from beside its own addresses.
 	Sources []netip.Prefix
 	// Addresses are its own.
@@ -78,8 +83,8 @@ type Spec struct {
 // settings tell guards apart that are made in different ways: twelve hexadecimal digits of
 // all of a spec but whose it is, and who else is there.
 func (s Spec) settings() (string, error) {
-	s.Members = nil
-	s.Dir, s.Interface, s.Pod, s.Network, s.ContainerID, s.Addresses = "", "", "", "", "", Addresses{}
+	s.Members, s.Ring = nil, nil
+	s.Dir, s.Interface, s.Pod, s.Network, s.ContainerID, s.PodUID, s.Addresses = "", "", "", "", "", "", Addresses{}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return "", fmt.Errorf("summing the settings up: %w", err)
@@ -156,12 +161,16 @@ func (l *Loader) install(p Place, g *Guard, spec Spec) error {
 	return g.yieldIngress()
 }
 
-// sharedOf are the maps that a guard shares with those of its segment.
+// sharedOf are the maps that a guard shares with those of its segment, and of its node.
 func sharedOf(spec Spec) map[string]*ebpf.Map {
-	if spec.Members == nil || !spec.Place.Isolation.Restricted() {
-		return nil
+	shared := map[string]*ebpf.Map{}
+	if spec.Members != nil && spec.Place.Isolation.Restricted() {
+		shared[bpf.MembersMap] = spec.Members.table
 	}
-	return map[string]*ebpf.Map{bpf.MembersMap: spec.Members.table}
+	if spec.Ring != nil {
+		spec.Ring.share(shared)
+	}
+	return shared
 }
 
 // load loads the programs with maps of their own but for those that are shared.
@@ -175,6 +184,9 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	}
 	if !spec.Place.Isolation.Restricted() {
 		withoutMembers(compiled.Maps[bpf.MembersMap])
+	}
+	if spec.Ring == nil {
+		compiled.Maps[bpf.LocalsMap].MaxEntries, compiled.Maps[bpf.OwnersMap].MaxEntries = 1, 1
 	}
 	spec.Rules.size(compiled.Maps)
 	if err := setConstants(compiled, spec, l.build); err != nil {
@@ -260,6 +272,7 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		"weir_storm_ticks":       spec.Storms.ticks(),
 		"weir_checks":            uint32(spec.Checks),
 		"weir_limits_rate":       spec.isLimited(),
+		"weir_has_cookie":        KnowsNamespaces(),
 		"weir_role":              roleOf(spec.Place.Isolation),
 		"weir_community":         spec.Place.Isolation.CommunityNumber(),
 		"bpf_metadata_pod":       spec.Pod,

@@ -184,7 +184,7 @@ func (r *replacement) fill(facts *bpf.Facts, spec Spec) error {
 	// Of another layout nothing is known: until it is promoted ingress ends the chain.
 	var control, was bpf.Control
 	if r.old.control.Lookup(uint32(0), &was) == nil {
-		control.IngressAction = was.IngressAction
+		control.IngressAction, control.Master = was.IngressAction, was.Master
 	}
 	if err := r.guard.control.Put(uint32(0), &control); err != nil {
 		return err
@@ -237,6 +237,11 @@ func (r *replacement) swap() error {
 		return err
 	}
 	index := l.Attrs().Index
+	if r.guard.seat = r.old.seat; r.guard.seat != nil {
+		if err := r.guard.seat.put(r.guard); err != nil {
+			return fmt.Errorf("replacing the programs that the master of %s calls: %w", r.place.Interface, err)
+		}
+	}
 	for _, s := range r.guard.sides(r.place) {
 		if err := s.swap(r.place.Namespace, index, filepath.Join(r.dir, s.pin)); err != nil {
 			return fmt.Errorf("replacing %s on %s: %w", s.name, r.place.Interface, err)

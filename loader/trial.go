@@ -135,7 +135,7 @@ func (l *Loader) loadTrial(theirs map[string]*ebpf.Map) (*Trial, error) {
 		// Which sizes the agent has given them.
 		spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags = m.Type(), m.KeySize(), m.ValueSize(), m.MaxEntries(), m.Flags()
 		spec.Key, spec.Value = nil, nil
-		if m.Flags()&unix.BPF_F_RDONLY_PROG != 0 {
+		if m.Flags()&unix.BPF_F_RDONLY_PROG != 0 && name != bpf.ControlMap {
 			shared[name] = m
 		}
 	}
@@ -146,11 +146,27 @@ func (l *Loader) loadTrial(theirs map[string]*ebpf.Map) (*Trial, error) {
 		}
 		compiled.Maps[name].Contents = contents
 	}
+	control, err := controlAlone(theirs[bpf.ControlMap])
+	if err != nil {
+		return nil, err
+	}
+	compiled.Maps[bpf.ControlMap].Contents = control
 	loaded, err := ebpf.NewCollectionWithOptions(compiled, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return nil, err
 	}
 	return &Trial{loaded: loaded}, nil
+}
+
+// controlAlone is the control of a guard without programs on the master: a trial's packets
+// have not met those.
+func controlAlone(m *ebpf.Map) ([]ebpf.MapKV, error) {
+	var control bpf.Control
+	if err := m.Lookup(uint32(0), &control); err != nil {
+		return nil, fmt.Errorf("reading the control: %w", err)
+	}
+	control.Master = 0
+	return []ebpf.MapKV{{Key: uint32(0), Value: &control}}, nil
 }
 
 // contentsOf are the entries of a map; none of nil.
