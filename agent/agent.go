@@ -279,6 +279,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.segments.run(ctx) })
 	group.Go(func() error { return a.registry.promote(ctx) })
 	group.Go(func() error { return a.registry.warden.run(ctx) })
+	group.Go(func() error { return a.registry.masters.run(ctx) })
 	group.Go(func() error { return a.networks.run(ctx) })
 	group.Go(func() error { return a.watchDevices(ctx) })
 	group.Go(func() error { return a.serveSocket(ctx) })

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/metrics"
 	"github.com/weir-cni/weir/state"
 )
@@ -18,7 +19,7 @@ func (a *agent) reconcile(ctx context.Context) {
 	if err != nil {
 		a.log.Error("reading the records of an earlier agent", "err", err)
 	}
-	known := map[string]bool{}
+	known := map[string]bool{loader.RingDir: true}
 	for _, record := range records {
 		if record.Phase == state.Ready {
 			a.adopt(record)
@@ -34,6 +35,9 @@ func (a *agent) reconcile(ctx context.Context) {
 	}
 	if err := a.registry.sockets.Forget(); err != nil {
 		a.log.Error("forgetting the sockets of pods that are gone", "err", err)
+	}
+	if err := a.registry.masters.Forget(); err != nil {
+		a.log.Error("forgetting the attachments on masters that are gone", "err", err)
 	}
 	a.reportStrays(known)
 }

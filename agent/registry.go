@@ -34,6 +34,7 @@ type registry struct {
 	sockets *sockets
 	// measure begins to measure a work, whose end what it returns is told.
 	measure func(work string) (done func(error))
+	masters *masters
 	// report tells the users of a pod what happens to it.
 	report func(attachment.Pod, cni.Event)
 	log    *slog.Logger
@@ -71,6 +72,7 @@ func newRegistry(l *loader.Loader, s *segments, host *netns.Namespace, bpfDir st
 		bpfDir:    bpfDir,
 		log:       log,
 		sockets:   newSockets(log),
+		masters:   newMasters(l, host, filepath.Join(bpfDir, loader.RingDir), log),
 		guards:    map[attachment.ID]*loader.Guard{},
 		loading:   map[attachment.ID]chan loaded{},
 		published: map[attachment.ID]attachment.Attachment{},
@@ -122,6 +124,9 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 	if err := r.loader.Attach(place, l.guard, spec); err != nil {
 		return nil, err
 	}
+	if err := r.masters.seat(id, place, l.guard, spec); err != nil {
+		return nil, errors.Join(err, l.guard.Unseat(), l.guard.Detach(place), loader.Remove(spec.Dir), l.guard.Close())
+	}
 	r.keepSockets(id, place, spec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,6 +138,9 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 func (r *registry) load(id attachment.ID, spec loader.Spec) (*loader.Guard, error) {
 	var err error
 	if spec.Members, err = r.segments.acquire(context.Background(), id, &spec); err != nil {
+		return nil, err
+	}
+	if spec.Ring, err = r.masters.open(id); err != nil {
 		return nil, err
 	}
 	return r.loader.Load(spec)
@@ -173,8 +181,11 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 	delete(r.published, a.ID)
 	r.mu.Unlock()
 	var err error
+	if guard != nil {
+		err = guard.Unseat()
+	}
 	if a.PinDir != "" {
-		err = loader.Remove(r.dirOf(a))
+		err = errors.Join(err, loader.Remove(r.dirOf(a)))
 	}
 	if l, unused := r.takeLoaded(a.ID); unused && l.err == nil {
 		err = errors.Join(err, l.guard.Close())
@@ -182,6 +193,7 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 	if guard != nil {
 		err = errors.Join(err, guard.Close())
 	}
+	r.masters.Release(a.ID)
 	return errors.Join(err, r.segments.leave(a.ID), r.sockets.Release(a.ID))
 }
 
@@ -215,8 +227,8 @@ func (r *registry) adopt(a attachment.Attachment) error {
 		if err := r.adoptMember(&a, guard); err != nil {
 			return err
 		}
-		if err := r.adoptSockets(&a); err != nil {
-			r.log.Warn("what the pod's sockets are denied stays as it is", "pod", a.Pod.String(),
+		if err := r.adoptPlace(&a, guard); err != nil {
+			r.log.Warn("what is on the pod's master, and what its sockets are denied, stays as it is", "pod", a.Pod.String(),
 				"network", a.Network, "netif", a.Interface, "err", err)
 		}
 	}
@@ -235,7 +247,8 @@ func (r *registry) adoptMember(a *attachment.Attachment, guard *loader.Guard) er
 	return r.segments.adopt(a, spec.Place, guard)
 }
 
-func (r *registry) adoptSockets(a *attachment.Attachment) error {
+// adoptPlace goes on with what there is for a guard outside its own interface.
+func (r *registry) adoptPlace(a *attachment.Attachment, guard *loader.Guard) error {
 	if a.HostInterface != "" {
 		return nil
 	}
@@ -248,8 +261,9 @@ func (r *registry) adoptSockets(a *attachment.Attachment) error {
 		return err
 	}
 	defer pod.Close()
-	r.keepSockets(a.ID, cni.Place(r.host, pod, a), spec)
-	return nil
+	place := cni.Place(r.host, pod, a)
+	r.keepSockets(a.ID, place, spec)
+	return r.masters.seat(a.ID, place, guard, spec)
 }
 
 // Publish makes an attachment seen by metrics and tools, has its guard watched, and queues
@@ -369,7 +383,7 @@ func (r *registry) Close() error {
 		errs = append(errs, guard.Close())
 	}
 	clear(r.guards)
-	return errors.Join(append(errs, r.sockets.Close())...)
+	return errors.Join(append(errs, r.sockets.Close(), r.masters.Close())...)
 }
 
 // Promotion takes the kernel's lock of network configuration, which every request
@@ -428,6 +442,9 @@ func (r *registry) promoteOne(ctx context.Context, a attachment.Attachment) erro
 	if guard, err = r.renew(ctx, place, &a, guard, spec); err != nil {
 		return err
 	}
+	if err := r.masters.seat(a.ID, place, guard, spec); err != nil {
+		return err
+	}
 	r.keepSockets(a.ID, place, spec)
 	return r.toLinks(place, guard)
 }
@@ -450,6 +467,9 @@ func (r *registry) renew(
 			return guard, err
 		}
 		if spec.Members, err = r.segments.acquire(ctx, a.ID, &spec); err != nil {
+			return guard, err
+		}
+		if spec.Ring, err = r.masters.open(a.ID); err != nil {
 			return guard, err
 		}
 		done := r.measure(metrics.Replace)

@@ -173,7 +173,7 @@ func (c *collector) pins() ([]byte, error) {
 		p := pinned{Dir: dir, Pins: []loader.Pin{}}
 		pins, err := loader.Pins(dir)
 		p.Pins = append(p.Pins, pins...)
-		if err == nil {
+		if err == nil && entry.Name() != loader.RingDir {
 			p.Metadata, err = loader.ReadMetadata(dir)
 		}
 		if err != nil {

@@ -93,6 +93,7 @@ func (j *job) guardSpec(may sending) loader.Spec {
 		Pod:         j.record.Pod.String(),
 		Network:     j.stored.Network,
 		ContainerID: j.record.ContainerID,
+		PodUID:      j.record.Pod.UID,
 		Checks:      checks,
 		Ingress:     j.limits.ingress(),
 		Egress:      j.limits.egress(),

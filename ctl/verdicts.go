@@ -38,5 +38,6 @@ func checkOf(v bpf.Verdict) check {
 		"unknown_storm":       {because: "the pod's limit of packets to MACs that it has not heard from is used up at this moment"},
 		"isolated":            {because: "the network's isolation keeps the two apart"},
 		"rule_denied":         {because: "a rule of the network denies it"},
+		"bypassed":            {because: "a neighbour on the master sent it past its own guard"},
 	}[v.Reason()]
 }

@@ -114,7 +114,7 @@ func (e *exam) strays(recordsDir string) map[string]bool {
 		return strays // told of by filesystem
 	}
 	for _, entry := range entries {
-		if entry.IsDir() {
+		if entry.IsDir() && entry.Name() != loader.RingDir {
 			strays[filepath.Join(e.BPFDir, entry.Name())] = true
 		}
 	}

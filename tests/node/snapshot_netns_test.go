@@ -85,13 +85,18 @@ func (n *Node) idle() snapshot {
 	for began := time.Now(); time.Since(began) < settleFor; {
 		time.Sleep(50 * time.Millisecond)
 		now := n.Snapshot()
-		if len(now.Objects) == 0 && cmp.Equal(before, now) {
+		if now.isUnguarded() && cmp.Equal(before, now) {
 			return now
 		}
 		before = now
 	}
 	n.tb.Fatalf("the machine does not come to rest: %v", before.Objects)
 	return before
+}
+
+// isUnguarded tells that nothing is loaded, and that the agent has left the masters too.
+func (s *snapshot) isUnguarded() bool {
+	return len(s.Objects) == 0 && len(s.Pins) == 0 && s.Descriptors["anon_inode:bpf-map"] == 0
 }
 
 // with is a snapshot and a pod that was made since.
