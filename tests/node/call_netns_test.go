@@ -30,8 +30,8 @@ type call struct {
 func (n *Node) of(command string, p *Pod) call {
 	return call{
 		command: command, id: p.ID, netns: p.Path(), ifname: "eth0",
-		args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s",
-			n.namespace, p.Name, p.ID),
+		args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s",
+			n.namespace, p.Name, p.ID, p.UID),
 		config: n.config(),
 	}
 }

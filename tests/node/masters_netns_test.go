@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -43,7 +44,9 @@ func newNeighbours(t *testing.T, network object, leave bool) *neighbours {
 	s.attacker = s.Pod("attacker", toJSON(t, []object{{"name": "attackers", "ips": []string{guardedAddress + "/24"}}}))
 	s.victim = s.Pod("victim", toJSON(t, []object{{"name": "lan", "ips": []string{victimAddress + "/24"}}}))
 	s.other = s.Pod("other", toJSON(t, []object{{"name": "lan", "ips": []string{friendAddress + "/24"}}}))
-	socket := s.attacker.socketThatGoesRound(t)
+	s.attacker.UID = "de2cd5e3-91cf-44fc-b38f-f4dfa9c3606a"
+	var socket int
+	inCgroupOf(t, s.attacker, func() { socket = s.attacker.socketThatGoesRound(t) })
 	for _, p := range []*Pod{s.attacker, s.victim, s.other} {
 		s.mustAdd(p)
 	}
@@ -55,6 +58,44 @@ func newNeighbours(t *testing.T, network object, leave bool) *neighbours {
 		}))
 	}
 	return s
+}
+
+// inCgroupOf calls fn in a cgroup below the one that the kubelet makes for a pod, where the
+// kernel tells whose a socket is by nothing else.
+func inCgroupOf(t *testing.T, p *Pod, fn func()) {
+	t.Helper()
+	if loader.KnowsNamespaces() {
+		fn()
+		return
+	}
+	root := t.TempDir()
+	mustDo(t, unix.Mount("cgroup2", root, "cgroup2", 0, ""))
+	t.Cleanup(func() { mustDo(t, unix.Unmount(root, unix.MNT_DETACH)) })
+	pod := filepath.Join(root, "kubepods", "burstable", "pod"+p.UID)
+	container := filepath.Join(pod, "container")
+	mustDo(t, os.MkdirAll(container, 0o755))
+	t.Cleanup(func() {
+		for _, dir := range []string{container, pod, filepath.Dir(pod), filepath.Dir(filepath.Dir(pod))} {
+			mustDo(t, os.Remove(dir))
+		}
+	})
+	was, err := os.ReadFile("/proc/self/cgroup")
+	mustDo(t, err)
+	_, path, _ := strings.Cut(string(was), "0::")
+	path, _, _ = strings.Cut(path, "\n")
+	enter := func(dir string) {
+		mustDo(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0))
+	}
+	enter(container)
+	defer enter(filepath.Join(root, path))
+	fn()
+}
+
+func mustDo(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // mustOrRefused fails but for what the kernel says of a frame that was refused on the master.
@@ -288,7 +329,7 @@ func TestNetnsMastersAreLeft(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
-		lie := s.datagram(macOf(pods[1]), victimAddress, n.outside.Link("eth1").Attrs().HardwareAddr, nobodysAddress)
+		lie := s.datagram(macOf(pods[0]), victimAddress, n.outside.Link("eth1").Attrs().HardwareAddr, nobodysAddress)
 		capture := n.outside.Capture("eth1")
 		s.send(lie)
 		if got := captured(capture, lie); got != 0 {

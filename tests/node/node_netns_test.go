@@ -53,6 +53,8 @@ type Pod struct {
 	Name string
 	// ID is the container's.
 	ID string
+	// UID is what the runtime says that the cluster knows the pod by; optional.
+	UID string
 }
 
 var nodes atomic.Uint32
