@@ -18,7 +18,9 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
 
+	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/tests/lan"
 )
 
@@ -223,41 +225,58 @@ func TestNetnsDeletedInterface(t *testing.T) {
 	}
 }
 
-// A pod that never ceases to take its guard off keeps neither the agent busy nor the guard
-// off for longer than a second, as its frames show that the guard would refuse.
+// A pod that never ceases to take its guard off, also while it is being put back, keeps
+// neither the agent busy nor the guard off for longer than a second each time, as its frames
+// show that the guard would refuse.
 func TestNetnsTamperWithoutEnd(t *testing.T) {
 	n := newNode(t)
 	pod, _ := n.guardedPod(t, "macvlan")
-	link := pod.Link("net1")
+	const blindRounds, rounds = 60, 12
+	for range blindRounds {
+		pod.takeOff()
+		time.Sleep(40 * time.Millisecond)
+	}
 	arrived := n.outside.Capture("eth1")
 	ctx, stop := context.WithCancel(t.Context())
 	var sent []time.Time
 	var sender sync.WaitGroup
 	sender.Go(func() { sent = pod.sendForeign(ctx, t) })
-	const roundsFor = 5 * time.Second
-	rounds := 0
-	for began := time.Now(); time.Since(began) < roundsFor; rounds++ {
-		if err := pod.Netlink().QdiscDel(clsact(link)); err != nil && n.hook() == "clsact" {
-			time.Sleep(10 * time.Millisecond) // it is off already
-		}
-		time.Sleep(40 * time.Millisecond)
+	for range rounds {
+		n.await("the guard", func() bool { return n.hook() == "tcx" || pod.hasEgressFilter(t) })
+		time.Sleep(100 * time.Millisecond) // in which frames are refused
+		pod.takeOff()
 	}
 	time.Sleep(noticedWithin)
 	stop()
 	sender.Wait()
 	n.mustCheck(pod)
 	times, off := n.restored(t, pod), longestOff(sent, arrived.Stop())
-	t.Logf("restored %d times in %d rounds; off for %v at most", times, rounds, off)
-	if n.hook() == "tcx" && times != 0 || n.hook() == "clsact" && (times < 3 || times > uint64(rounds)) {
+	t.Logf("restored %d times in %d rounds; off for %v at most", times, blindRounds+rounds, off)
+	if n.hook() == "tcx" && times != 0 || n.hook() == "clsact" && (times < rounds || times > blindRounds+rounds) {
 		t.Errorf("the guard was restored %d times", times)
 	}
 	if n.hook() == "tcx" && off != 0 || off > noticedWithin {
 		t.Errorf("the guard was off for %v", off)
 	}
-	if said := bytes.Count(n.readLog(), []byte("tampered with and is in force again")); said > 1 {
+	log := n.readLog()
+	if said := bytes.Count(log, []byte("tampered with and is in force again")); said > 1 {
 		t.Errorf("the agent says so %d times within a minute", said)
 	}
+	if bytes.Contains(log, []byte("cannot be restored yet")) {
+		t.Error("the guard could not be restored")
+	}
 	n.mustDel(pod)
+}
+
+// takeOff removes what of the guard a pod can. It may be off already.
+func (p *Pod) takeOff() { _ = p.Netlink().QdiscDel(clsact(p.Link("net1"))) }
+
+func (p *Pod) hasEgressFilter(t *testing.T) bool {
+	t.Helper()
+	filters, err := netns.Dump(func() ([]netlink.Filter, error) {
+		return p.Netlink().FilterList(p.Link("net1"), netlink.HANDLE_MIN_EGRESS)
+	})
+	return err == nil && len(filters) > 0
 }
 
 // foreignMark begins what frames carry that sendForeign has sent.
@@ -266,7 +285,7 @@ const foreignMark = "foreign frame "
 // sendForeign sends a frame every few milliseconds that is not the pod's own, each with its
 // number, until ctx ends, and says when each was sent.
 func (p *Pod) sendForeign(ctx context.Context, t *testing.T) (sent []time.Time) {
-	link := toAll(p)
+	link := &layers.Ethernet{SrcMAC: macOf(p), DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeIPv4}
 	for ctx.Err() == nil {
 		frame := lan.Frame(t, link,
 			&layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.ParseIP(foreignAddress), DstIP: net.ParseIP(outsideAddress)},
@@ -276,10 +295,6 @@ func (p *Pod) sendForeign(ctx context.Context, t *testing.T) (sent []time.Time) 
 		time.Sleep(5 * time.Millisecond)
 	}
 	return sent
-}
-
-func toAll(p *Pod) *layers.Ethernet {
-	return &layers.Ethernet{SrcMAC: macOf(p), DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeIPv4}
 }
 
 // longestOff is the longest time in which all that was sent has arrived: from the first such
