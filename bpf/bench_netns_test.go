@@ -176,6 +176,8 @@ func dropped(b *testing.B) (rows []priced) {
 		case reason == "allowed":
 		case reason == "foreign_destination":
 			rows = append(rows, priced{"dropped, received", "`" + reason + "`", checked.Programs[IngressProgram], arriving(b, otherMAC), nil})
+		case reason == "bypassed":
+			rows = append(rows, priced{"dropped, received", "`" + reason + "`", besideOther(b, 0).Programs[IngressProgram], arriving(b, podMAC), nil})
 		case !known:
 			b.Errorf("no packet that is %s", reason)
 		default:
