@@ -29,10 +29,17 @@ type masters struct {
 	mu    sync.Mutex
 	ring  *loader.Ring // nil while there are no attachments
 	users map[attachment.ID]bool
+	// suspects are the namespaces whose pods can forge what their guards say; told is what
+	// the ring was told of that last, nil for nothing.
+	suspects map[string]bool
+	told     *bool
 }
 
 func newMasters(l *loader.Loader, host *netns.Namespace, dir string, log *slog.Logger) *masters {
-	return &masters{loader: l, host: host, dir: dir, log: log, left: make(chan struct{}, 1), users: map[attachment.ID]bool{}}
+	return &masters{
+		loader: l, host: host, dir: dir, log: log,
+		left: make(chan struct{}, 1), users: map[attachment.ID]bool{}, suspects: map[string]bool{},
+	}
 }
 
 // open is the ring, for an attachment that has it until Release.
@@ -55,8 +62,29 @@ func (m *masters) reopen() error {
 	if err != nil {
 		return err
 	}
-	m.ring = ring
+	m.ring, m.told = ring, nil
 	return nil
+}
+
+// suspect says whether the pod of a namespace can forge what its guard says. While one of
+// them can, none is believed.
+func (m *masters) suspect(namespace string, can bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if can {
+		m.suspects[namespace] = true
+	} else {
+		delete(m.suspects, namespace)
+	}
+	distrusts := len(m.suspects) > 0
+	if m.ring == nil || m.told != nil && *m.told == distrusts {
+		return nil
+	}
+	m.told = &distrusts
+	if distrusts {
+		m.log.Warn("a pod can forge what its guard says of packets: all are judged again on masters", "netns", namespace)
+	}
+	return m.ring.Distrust(distrusts)
 }
 
 // Release ends what open began.

@@ -246,6 +246,8 @@ func (p *post) isThere() bool {
 // patrol looks after the guards of one namespace, until there are none or it is gone.
 func (w *warden) patrol(name string, p *post) {
 	defer func() { _ = p.close() }()
+	defer w.suspect(name, nil)
+	w.suspect(name, p)
 	pause := pauseLeast
 	for p.isThere() {
 		w.inspect(name, p, nil)
@@ -261,6 +263,7 @@ func (w *warden) patrol(name string, p *post) {
 			if !changes.Lost && len(changes.Interfaces) == 0 {
 				continue
 			}
+			w.suspect(name, p)
 			pause = nextPause(pause, w.inspect(name, p, func(index int) bool { return changes.Lost || changes.Interfaces[index] }))
 			if !p.wait(pause) {
 				return
@@ -268,6 +271,36 @@ func (w *warden) patrol(name string, p *post) {
 		}
 	}
 	w.abandon(name, p)
+}
+
+// suspect looks whether the pod of a namespace can forge what its guards say; of one that is
+// not watched any more, nil, it is not asked.
+func (w *warden) suspect(name string, p *post) {
+	if name == "" {
+		return
+	}
+	can := false
+	if p != nil {
+		var err error
+		if can, err = loader.CanForge(p.ns, w.indices(name)); err != nil {
+			w.registry.log.Error("looking for what a pod could forge with", "netns", name, "err", err)
+			return
+		}
+	}
+	if err := w.registry.masters.suspect(name, can); err != nil {
+		w.registry.log.Error("judging packets again on masters", "err", err)
+	}
+}
+
+// indices are the numbers of the interfaces that have guards in a namespace.
+func (w *warden) indices(name string) map[int]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := map[int]bool{}
+	for _, ward := range w.wardsAt(name) {
+		all[ward.Index] = true
+	}
+	return all
 }
 
 // nextPause doubles while guards had to be restored.

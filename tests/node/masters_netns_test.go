@@ -16,6 +16,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-cni/weir/api"
@@ -349,4 +350,73 @@ func TestNetnsMastersAreLeft(t *testing.T) {
 		_, err := os.Stat(ring)
 		return os.IsNotExist(err)
 	})
+}
+
+// An interface that a pod makes on its own is another one on the master, and filters there
+// can set the stamp of a guard. Then stamps are not believed, until it is gone.
+func TestNetnsMastersDistrustForgers(t *testing.T) {
+	n := newNode(t)
+	n.Network("lan", macvlan(object{"ipam": object{"type": "static"}}))
+	forger := n.Pod("forger", toJSON(t, []object{{"name": "lan", "ips": []string{guardedAddress + "/24"}}}))
+	forger.UID = "de2cd5e3-91cf-44fc-b38f-f4dfa9c3606b"
+	victim := n.Pod("victim", toJSON(t, []object{{"name": "lan", "ips": []string{victimAddress + "/24"}}}))
+	n.mustAdd(forger)
+	n.mustAdd(victim)
+	s := &neighbours{Node: n, t: t, attacker: forger, victim: victim, other: victim}
+	var socket int
+	inCgroupOf(t, forger, func() {
+		forger.Do(func() (err error) {
+			socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			return err
+		})
+	})
+	t.Cleanup(func() { _ = unix.Close(socket) })
+	evil := forger.forge(t)
+	lie := s.datagram(evil.Attrs().HardwareAddr, nobodysAddress, n.outside.Link("eth1").Attrs().HardwareAddr, "192.168.122.98")
+	send := func() bool {
+		capture := n.outside.Capture("eth1")
+		mustOrRefused(t, unix.Sendto(socket, lie, 0, &unix.SockaddrLinklayer{Ifindex: evil.Attrs().Index}))
+		return captured(capture, lie) > 0
+	}
+	n.await("the lie to be refused", func() bool { return !send() })
+	for range 5 {
+		if send() {
+			t.Error("a lie with a forged stamp has left the node")
+		}
+	}
+	if dropsOf(n.Attachment(forger, "net1"), "egress", "spoofed_mac") < 5 {
+		t.Errorf("dropped are %+v", n.Attachment(forger, "net1").Dropped)
+	}
+	before := udpOf(n.Attachment(victim, "net1"), "egress")
+	frame := s.datagram(macOf(victim), victimAddress, n.outside.Link("eth1").Attrs().HardwareAddr, nobodysAddress)
+	capture := n.outside.Capture("eth1")
+	for range 5 {
+		victim.Send("net1", frame)
+	}
+	if got := captured(capture, frame); got != 5 {
+		t.Errorf("%d of 5 frames of another pod have left the node", got)
+	}
+	s.checkCounted("sent by another pod", before, udpOf(n.Attachment(victim, "net1"), "egress"), 5, len(frame))
+	mustDo(t, forger.Netlink().LinkDel(evil))
+}
+
+// forge makes a macvlan on net1 whose filter gives the stamp to all that it sends.
+func (p *Pod) forge(t *testing.T) netlink.Link {
+	t.Helper()
+	mustDo(t, p.Netlink().LinkAdd(&netlink.Macvlan{
+		LinkAttrs: netlink.LinkAttrs{Name: "evil", ParentIndex: p.Link("net1").Attrs().Index}, Mode: netlink.MACVLAN_MODE_BRIDGE,
+	}))
+	p.Up("evil")
+	evil := p.Link("evil")
+	mustDo(t, p.Netlink().QdiscAdd(&netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: evil.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}))
+	const stamp = 0x7701
+	mustDo(t, p.Netlink().FilterAdd(&netlink.U32{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: evil.Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: 1, Protocol: unix.ETH_P_ALL,
+		},
+		ClassId: stamp,
+	}))
+	return evil
 }
