@@ -16,8 +16,6 @@ import (
 	"github.com/weir-cni/weir/cni"
 	"github.com/weir-cni/weir/install"
 	"github.com/weir-cni/weir/kube"
-	"github.com/weir-cni/weir/loader"
-	"github.com/weir-cni/weir/netns"
 	"github.com/weir-cni/weir/state"
 )
 
@@ -90,26 +88,7 @@ func Uninstall(o Options) error {
 	if err := releaseLeases(o, records); err != nil {
 		return err
 	}
-	return errors.Join(leaveMasters(o), removeTree(o.StateDir), removeTree(o.BPFDir))
-}
-
-// leaveMasters takes off the node's masters what an agent that was killed has left there.
-func leaveMasters(o Options) error {
-	host, err := netns.Current()
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	programs, err := loader.New()
-	if err != nil {
-		return err
-	}
-	m := newMasters(programs, host, filepath.Join(o.BPFDir, loader.RingDir), o.Log)
-	if err := m.Forget(); err != nil {
-		return err
-	}
-	m.sweep()
-	return nil
+	return errors.Join(removeTree(o.StateDir), removeTree(o.BPFDir))
 }
 
 // releaseLeases gives back what the node holds for IPAMClaims: no pod of it can use them
