@@ -148,7 +148,7 @@ func TestNetnsModelOnRandomFrames(t *testing.T) {
 // isElsewhere tells verdicts that are not of egress, or of rules, which have a test of their
 // own that makes them up.
 func isElsewhere(reason string) bool {
-	return reason == "foreign_destination" || reason == "rule_denied"
+	return reason == "foreign_destination" || reason == "rule_denied" || reason == "bypassed"
 }
 
 // isOfTime tells verdicts that a frame by itself does not get.

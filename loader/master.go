@@ -192,13 +192,32 @@ func (r *Ring) isPlaced(p post, index int) bool {
 // detach takes the programs off a master. The empty clsact qdisc stays, since the kernel
 // drops what an interface sends while such a qdisc goes. The caller holds mu.
 func (r *Ring) detach(index int) error {
-	if err := r.removeFilters(index); err != nil {
+	if err := errors.Join(r.removeFilters(index), r.removeLinks(index)); err != nil {
 		return err
 	}
 	if err := Remove(r.masterDir(index)); err != nil {
 		return err
 	}
 	delete(r.masters, index)
+	return nil
+}
+
+// removeLinks takes links off at once: of one whose pin goes the kernel does so later, and
+// refuses the same program meanwhile.
+func (r *Ring) removeLinks(index int) error {
+	pins, err := filepath.Glob(filepath.Join(r.masterDir(index), "link_*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range pins {
+		pinned, err := link.LoadPinnedLink(path, nil)
+		if err != nil {
+			return fmt.Errorf("opening the link %s: %w", path, err)
+		}
+		if err := errors.Join(pinned.Detach(), pinned.Close()); err != nil && !isGone(err) {
+			return fmt.Errorf("detaching the link %s: %w", path, err)
+		}
+	}
 	return nil
 }
 
