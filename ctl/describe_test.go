@@ -94,7 +94,8 @@ func TestDescribe(t *testing.T) {
 			both.Delegates = append(both.Delegates, recordFor(onNode, state.Ready).Delegates...)
 			both.Delegates[1].RuntimeConfig = map[string]any{"bandwidth": map[string]any{"egressRate": 1000000}}
 			both.Delegates[1].Options = json.RawMessage(`{}`)
-			s.save(t, record, both)
+			unfinished := *record // which saving writes to
+			s.save(t, &unfinished, both)
 			code, out, stderr := s.run("describe", test.name, "-o", test.output)
 			if code != test.code || (stderr == "") != (code == ExitOK) {
 				t.Errorf("exit code %d, stderr %q", code, stderr)
