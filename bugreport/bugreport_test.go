@@ -83,7 +83,7 @@ func read(t *testing.T, data []byte) map[string]string {
 func (o *Options) plant(t *testing.T) {
 	t.Helper()
 	o.put(t, "00-weir.conflist", `{"cniVersion":"1.0.0","name":"lan","plugins":[{"type":"weir","clusterNetwork":"/etc/cni/net.d/10-x.conflist",
-		"kubeconfig":"/root/hunter2.kubeconfig","password":"hunter2","env":[{"name":"hunter2","value":"hunter2"}]}]}`)
+		"kubeconfig":"/etc/hunter2.kubeconfig","password":"hunter2","env":[{"name":"hunter2","value":"hunter2"}]}]}`)
 	o.put(t, "10-x.conflist", `{"cniVersion":"1.0.0","name":"lan","plugins":[{"type":"calico","master":"eth7","ipam":{"type":"x","subnet":"10.1.0.0/16","x-token":"hunter2"},
 		"policy":{"type":"hunter2","k8s_api_token":"hunter2"},"kubernetes":{"name":["hunter2"],"pin":4711,"inner":{"type":"hunter2"}},"args":{"cni":{"name":"hunter2"}}}]}`)
 	o.put(t, "20-url.conf", `{"cniVersion":"1.0.0","name":"https://me:hunter2@host/","type":"x"}`)
