@@ -442,11 +442,9 @@ func (r *registry) promoteOne(ctx context.Context, a attachment.Attachment) erro
 	if guard, err = r.renew(ctx, place, &a, guard, spec); err != nil {
 		return err
 	}
-	if err := r.masters.seat(a.ID, place, guard, spec); err != nil {
-		return err
-	}
+	err = r.masters.seat(a.ID, place, guard, spec)
 	r.keepSockets(a.ID, place, spec)
-	return r.toLinks(place, guard)
+	return errors.Join(err, r.toLinks(place, guard))
 }
 
 func (r *registry) toLinks(place loader.Place, guard *loader.Guard) error {

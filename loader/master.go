@@ -29,6 +29,9 @@ const (
 	ByMAC Kind = "mac"
 	// ByAddress is that of ipvlan, all of whose interfaces have the master's MAC.
 	ByAddress Kind = "address"
+	// left is that of a master on which an earlier agent has left the programs, and no
+	// attachment is.
+	left Kind = "left"
 )
 
 // Master is the interface of the node by which an attachment reaches its network.

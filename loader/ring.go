@@ -266,7 +266,7 @@ func (r *Ring) findMasters() error {
 	}
 	for _, entry := range entries {
 		if index, err := strconv.Atoi(entry.Name()); err == nil && r.masters[index] == "" {
-			r.masters[index] = ByMAC // whichever: it is to be taken off
+			r.masters[index] = left
 		}
 	}
 	return err

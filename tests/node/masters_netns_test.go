@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -419,4 +420,31 @@ func (p *Pod) forge(t *testing.T) netlink.Link {
 		ClassId: stamp,
 	}))
 	return evil
+}
+
+// Masters that an agent has left behind, with all that it knew lost, are the next one's.
+func TestNetnsMastersOfAnAgentThatLostAll(t *testing.T) {
+	n := newNode(t)
+	n.Network("lan", macvlan(object{"ipam": object{"type": "static"}, "weir": object{"allow": []string{"qdisc-bypass"}}}))
+	before := n.Pod("before", toJSON(t, []object{{"name": "lan", "ips": []string{victimAddress + "/24"}}}))
+	n.mustAdd(before)
+	n.Kill()
+	pins, err := filepath.Glob(filepath.Join(n.bpfDir, "*-net1"))
+	mustDo(t, err)
+	for _, dir := range append(pins, n.path("state")) {
+		mustDo(t, os.RemoveAll(dir))
+	}
+	n.Start()
+	after := n.Pod("after", toJSON(t, []object{{"name": "lan", "ips": []string{guardedAddress + "/24"}}}))
+	n.mustAdd(after)
+	s := &neighbours{Node: n, t: t, attacker: after, victim: before, other: before}
+	lie := s.datagram(macOf(after), nobodysAddress, n.outside.Link("eth1").Attrs().HardwareAddr, victimAddress)
+	capture := n.outside.Capture("eth1")
+	for began := time.Now(); time.Since(began) < 6*time.Second; time.Sleep(time.Second) { // which has a look at the masters in it
+		mustOrRefused(t, after.sendRound(lie))
+	}
+	if got := captured(capture, lie); got != 0 {
+		t.Errorf("%d lies have left the node", got)
+	}
+	n.mustDel(after)
 }
