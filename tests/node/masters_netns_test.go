@@ -448,3 +448,25 @@ func TestNetnsMastersOfAnAgentThatLostAll(t *testing.T) {
 	}
 	n.mustDel(after)
 }
+
+// What somebody takes off a master is put back.
+func TestNetnsMastersArePutBack(t *testing.T) {
+	s := newNeighbours(t, object{"type": "macvlan", "master": "eth1"}, true)
+	links, err := filepath.Glob(filepath.Join(s.bpfDir, loader.RingDir, "*", "link_*"))
+	mustDo(t, err)
+	for _, path := range links {
+		mustDo(t, os.Remove(path))
+	}
+	if err := s.machine.Netlink().QdiscDel(&netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: s.machine.Link("eth1").Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}); err != nil && len(links) == 0 { // with links there need not be one
+		t.Fatal(err)
+	}
+	lie := s.datagram(macOf(s.attacker), nobodysAddress, s.outside.Link("eth1").Attrs().HardwareAddr, victimAddress)
+	s.await("the programs to be back", func() bool {
+		capture := s.outside.Capture("eth1")
+		s.send(lie)
+		return captured(capture, lie) == 0
+	})
+	s.checkTruth()
+}
