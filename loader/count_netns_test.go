@@ -76,7 +76,7 @@ func flows() []flow {
 // The counters equal the wire to the packet and the byte, also where the stack
 // handles many segments as one packet: what leaves is segmented behind the hook,
 // what comes in is coalesced before it.
-func TestNetnsCountersEqualTheWire(t *testing.T) {
+func TestNodesCountersEqualTheWire(t *testing.T) {
 	closer, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ func (b *bench) become(t *testing.T) {
 
 // Settings change under a flood that is half spoofed: no packet passes that should not,
 // none is lost, and each is counted.
-func TestNetnsSettingsChangeLosesNothing(t *testing.T) {
+func TestNodesSettingsChangeLosesNothing(t *testing.T) {
 	for _, promoted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("promoted %t", promoted), func(t *testing.T) {
 			b := newBench(t)

@@ -462,6 +462,11 @@ func TestNetnsMastersArePutBack(t *testing.T) {
 	}}); err != nil && len(links) == 0 { // with links there need not be one
 		t.Fatal(err)
 	}
+	// Of links whose pins go the kernel lets go a moment later: new pins are of new links.
+	s.await("the links to be back", func() bool {
+		now, err := filepath.Glob(filepath.Join(s.bpfDir, loader.RingDir, "*", "link_*"))
+		return err == nil && len(now) == len(links)
+	})
 	lie := s.datagram(macOf(s.attacker), nobodysAddress, s.outside.Link("eth1").Attrs().HardwareAddr, victimAddress)
 	s.await("the programs to be back", func() bool {
 		capture := s.outside.Capture("eth1")
