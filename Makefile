@@ -61,7 +61,7 @@ test-kernels: build build-other ## The same, and ipvlan's, on Debian's kernels i
 		main/host-device ipam/host-local ipam/static meta/tuning) github.com/containernetworking/cni/cnitool
 	go run ./tests/kernels -timeout 30m $(addprefix ./,$(filter-out page/,$(sort $(dir $(wildcard */*_netns_test.go))))) ./tests/kernels/selftest
 	go run ./tests/kernels -timeout 30m $(KERNELS_WITH) -run '$(KERNELS_NODE)' ./tests/node
-	go run ./tests/kernels -kernels 5.10 -run '^TestNetns(Egress|Ingress|Model|GuardCounts|Spoofs|ProgramsAre)' ./bpf ./loader
+	go run ./tests/kernels -kernels 5.10 -run '^TestNetns(Egress|Ingress|Model|GuardCounts|Spoofs|ProgramsAre|DropsAre|EachDrop)' ./bpf ./loader
 
 .PHONY: test-e2e
 test-e2e: ## weir on a real Kubernetes cluster of two nodes (root); builds Kubernetes once

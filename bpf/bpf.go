@@ -2,7 +2,7 @@
 
 package bpf
 
-//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind -type weir_owner_kind weir weir.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type weir_verdict -type weir_class -type weir_family -type weir_member_kind -type weir_owner_kind -type weir_drop weir weir.c
 //go:generate go tool bpf2go -tags linux -target bpfel sockets sockets.c
 //go:generate go tool bpf2go -tags linux -target bpfel master master.c
 //go:generate go tool stringer -type weirWeirVerdict -trimprefix weirWeirVerdictWEIR_ -output verdict_string.go
@@ -35,6 +35,8 @@ const (
 	PeersMap       = "weir_peers"
 	ServicesMap    = "weir_services"
 	HitsMap        = "weir_hits"
+	DropsMap       = "weir_drops"
+	SamplesMap     = "weir_samples"
 )
 
 // RuleFunction is the name of the function that looks for the rule of a packet, which
@@ -58,6 +60,9 @@ func CollectionSpec() (*ebpf.CollectionSpec, error) {
 	}
 	if !takesCompareAndSwap() {
 		withoutCompareAndSwap(spec)
+	}
+	if !hasCoarseClock() {
+		withoutCoarseClock(spec)
 	}
 	return spec, nil
 }
@@ -94,6 +99,17 @@ type Control = weirWeirControl
 // one direction, and how much of it is spent. Times are in ticks of the monotonic
 // clock, TicksPerSecond of them.
 type Rate = weirWeirRate
+
+// Drop is one drop as the ring holds it. Packet is what was captured from the Ethernet
+// header on, and zeros; the tag of VlanProto and VlanTci is not in it.
+type Drop = weirWeirDrop
+
+// NoRule is the rule of a drop that no rule asked for (WEIR_NO_RULE).
+const NoRule = 0xffff
+
+// Samples is a value of the samples map, one a CPU: what became of the drops. Sampled
+// are in the ring, Limited were too many at a time, RingFull found no room.
+type Samples = weirWeirSamples
 
 // TicksPerSecond is the unit of the times in Rate (WEIR_TICKS_PER_S).
 const TicksPerSecond = 16e9

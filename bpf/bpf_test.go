@@ -72,7 +72,7 @@ func TestCollectionSpec(t *testing.T) {
 			t.Errorf("no program %s", name)
 		}
 	}
-	for _, name := range []string{CountersMap, FactsMap, ControlMap, RateMap} {
+	for _, name := range []string{CountersMap, FactsMap, ControlMap, RateMap, DropsMap, SamplesMap} {
 		if spec.Maps[name] == nil {
 			t.Errorf("no map %s", name)
 		}

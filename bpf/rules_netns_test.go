@@ -23,16 +23,20 @@ import (
 // loadRules loads the programs with rules, given as in a network's configuration.
 func loadRules(tb testing.TB, checks Check, text string, prefixes ...string) *loaded {
 	tb.Helper()
+	return loadRulesWith(tb, map[string]any{}, checks, text, prefixes...)
+}
+
+// loadRulesWith sets further constants of the programs.
+func loadRulesWith(tb testing.TB, constants map[string]any, checks Check, text string, prefixes ...string) *loaded {
+	tb.Helper()
 	rules, err := policy.Parse([]byte(text))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tables := []policy.Table{policy.Compile(rules, policy.Ingress), policy.Compile(rules, policy.Egress)}
 	sizes := map[string]uint32{HitsMap: uint32(max(1, tables[0].Rules+tables[1].Rules)), PeersMap: 4096, ServicesMap: 65536}
-	constants := map[string]any{
-		"weir_rules":  [2]uint32{uint32(tables[0].Rules), uint32(tables[1].Rules)},
-		"weir_denies": [2]uint64{uint64(tables[0].Denies), uint64(tables[1].Denies)},
-	}
+	constants["weir_rules"] = [2]uint32{uint32(tables[0].Rules), uint32(tables[1].Rules)}
+	constants["weir_denies"] = [2]uint64{uint64(tables[0].Denies), uint64(tables[1].Denies)}
 	l := loadSized(tb, sizes, constants, checks, prefixes...)
 	l.model.rules = rules
 	for d, t := range tables {

@@ -37,6 +37,7 @@
 #include "rules.h"
 #include "ring.h"
 #include "turn.h"
+#include "drop.h"
 
 /* bpftool prog show prints these beside each program. */
 const volatile char bpf_metadata_pod[128];
@@ -56,31 +57,33 @@ const enum weir_class *const weir_classes __attribute__((unused));
 const enum weir_family *const weir_families __attribute__((unused));
 const enum weir_member_kind *const weir_member_kinds __attribute__((unused));
 const enum weir_owner_kind *const weir_owner_kinds __attribute__((unused));
+/* So too what the buffer holds, of which a map's BTF knows nothing. */
+const struct weir_drop *const weir_drop_layout __attribute__((unused));
 
-static __always_inline enum weir_verdict weir_received(struct __sk_buff *skb, const struct weir_facts *facts,
-						       struct weir_count size)
+static __always_inline struct weir_judgement weir_received(struct __sk_buff *skb, const struct weir_facts *facts,
+							   struct weir_count size)
 {
-	enum weir_verdict verdict = weir_arrival(skb, facts);
+	struct weir_judgement judgement = {.verdict = weir_arrival(skb, facts), .rule = WEIR_NO_RULE};
 
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_isolation(skb, true);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_judge(skb, WEIR_INGRESS, size).verdict;
-	return verdict;
+	if (judgement.verdict == WEIR_ALLOWED)
+		judgement.verdict = weir_isolation(skb, true);
+	if (judgement.verdict == WEIR_ALLOWED)
+		judgement = weir_judge(skb, WEIR_INGRESS, size);
+	return judgement;
 }
 
-static __always_inline enum weir_verdict weir_sent(struct __sk_buff *skb, const struct weir_facts *facts,
-						   struct weir_count size)
+static __always_inline struct weir_judgement weir_sent(struct __sk_buff *skb, const struct weir_facts *facts,
+						       struct weir_count size)
 {
-	enum weir_verdict verdict = weir_source(skb, facts);
+	struct weir_judgement judgement = {.verdict = weir_source(skb, facts), .rule = WEIR_NO_RULE};
 
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_conduct(skb);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_isolation(skb, false);
-	if (verdict == WEIR_ALLOWED)
-		verdict = weir_judge(skb, WEIR_EGRESS, size).verdict;
-	return verdict;
+	if (judgement.verdict == WEIR_ALLOWED)
+		judgement.verdict = weir_conduct(skb);
+	if (judgement.verdict == WEIR_ALLOWED)
+		judgement.verdict = weir_isolation(skb, false);
+	if (judgement.verdict == WEIR_ALLOWED)
+		judgement = weir_judge(skb, WEIR_EGRESS, size);
+	return judgement;
 }
 
 /*
@@ -93,7 +96,8 @@ int weir_ingress(struct __sk_buff *skb)
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_control *control = weir_control_of();
 	const struct weir_facts *facts = weir_facts_now();
-	enum weir_verdict verdict = WEIR_ALLOWED;
+	struct weir_judgement judgement = {.verdict = WEIR_ALLOWED, .rule = WEIR_NO_RULE};
+	enum weir_verdict verdict;
 	enum weir_turn turn;
 	struct weir_count size;
 
@@ -102,16 +106,17 @@ int weir_ingress(struct __sk_buff *skb)
 	turn = weir_ingress_turn(skb, control);
 	size = weir_size_of(skb);
 	if (turn == WEIR_TURN_ROUND)
-		verdict = WEIR_BYPASSED;
+		judgement.verdict = WEIR_BYPASSED;
 	else if (turn != WEIR_TURN_SECOND)
-		verdict = weir_received(skb, facts, size);
+		judgement = weir_received(skb, facts, size);
+	verdict = judgement.verdict;
 	if (turn == WEIR_TURN_FIRST && verdict == WEIR_ALLOWED)
 		return weir_stamp(skb, WEIR_STAMP_RECEIVED);
 	if (verdict == WEIR_ALLOWED)
 		verdict = weir_limit(WEIR_INGRESS, size.bytes);
 	weir_count(&counters->ingress, verdict, size);
 	if (verdict != WEIR_ALLOWED)
-		return TC_ACT_SHOT;
+		return weir_drop(skb, WEIR_INGRESS, verdict, judgement.rule);
 	weir_hear(skb);
 	weir_count_traffic(skb, &counters->ingress_allowed, size);
 	return turn == WEIR_TURN_LAST ? TC_ACT_UNSPEC : control->ingress_action;
@@ -123,13 +128,15 @@ int weir_egress(struct __sk_buff *skb)
 	struct weir_counters *counters = weir_counters_of();
 	const struct weir_facts *facts = weir_facts_now();
 	__u32 stamp = skb->tc_index;
+	struct weir_judgement judgement;
 	enum weir_verdict verdict;
 	struct weir_count size;
 
 	if (!counters || !facts)
 		return TC_ACT_SHOT;
 	size = weir_size_of(skb);
-	verdict = weir_sent(skb, facts, size);
+	judgement = weir_sent(skb, facts, size);
+	verdict = judgement.verdict;
 	if (stamp == WEIR_STAMP_AGAIN && verdict == WEIR_ALLOWED)
 		return weir_stamp(skb, WEIR_STAMP_SENT);
 	if (verdict == WEIR_ALLOWED)
@@ -138,7 +145,7 @@ int weir_egress(struct __sk_buff *skb)
 		verdict = weir_limit(WEIR_EGRESS, size.bytes);
 	weir_count(&counters->egress, verdict, size);
 	if (verdict != WEIR_ALLOWED)
-		return TC_ACT_SHOT;
+		return weir_drop(skb, WEIR_EGRESS, verdict, judgement.rule);
 	weir_count_traffic(skb, &counters->egress_allowed, size);
 	if (stamp == WEIR_STAMP_JUDGE)
 		return weir_stamp(skb, WEIR_STAMP_SENT);

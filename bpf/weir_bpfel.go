@@ -170,6 +170,20 @@ type weirWeirCounters struct {
 	}
 }
 
+type weirWeirDrop struct {
+	_          structs.HostLayout
+	Time       uint64
+	Attachment uint64
+	Length     uint32
+	Captured   uint32
+	Rule       uint16
+	VlanTci    uint16
+	VlanProto  uint16
+	Direction  uint8
+	Verdict    uint8
+	Packet     [128]uint8
+}
+
 type weirWeirFacts struct {
 	_            structs.HostLayout
 	Mac          [6]uint8
@@ -296,6 +310,13 @@ const (
 	weirWeirRoleWEIR_ROLE_COMMUNITY weirWeirRole = 2
 )
 
+type weirWeirSamples struct {
+	_        structs.HostLayout
+	Sampled  uint64
+	Limited  uint64
+	RingFull uint64
+}
+
 type weirWeirService struct {
 	_        structs.HostLayout
 	Bits     uint32
@@ -339,6 +360,8 @@ const (
 const (
 	weirMapWeirControl          = "weir_control"
 	weirMapWeirCounters         = "weir_counters"
+	weirMapWeirDropPaid         = "weir_drop_paid"
+	weirMapWeirDrops            = "weir_drops"
 	weirMapWeirFacts            = "weir_facts"
 	weirMapWeirHeard            = "weir_heard"
 	weirMapWeirHits             = "weir_hits"
@@ -348,6 +371,7 @@ const (
 	weirMapWeirPeers            = "weir_peers"
 	weirMapWeirRate             = "weir_rate"
 	weirMapWeirRing             = "weir_ring"
+	weirMapWeirSamples          = "weir_samples"
 	weirMapWeirServices         = "weir_services"
 	weirMapWeirStorm            = "weir_storm"
 	weirProgWeirEgress          = "weir_egress"
@@ -359,10 +383,12 @@ const (
 	weirVarBpfMetadataPod       = "bpf_metadata_pod"
 	weirVarBpfMetadataRules     = "bpf_metadata_rules"
 	weirVarBpfMetadataSettings  = "bpf_metadata_settings"
+	weirVarWeirAttachment       = "weir_attachment"
 	weirVarWeirChecks           = "weir_checks"
 	weirVarWeirClasses          = "weir_classes"
 	weirVarWeirCommunity        = "weir_community"
 	weirVarWeirDenies           = "weir_denies"
+	weirVarWeirDropLayout       = "weir_drop_layout"
 	weirVarWeirFamilies         = "weir_families"
 	weirVarWeirHasCookie        = "weir_has_cookie"
 	weirVarWeirLimitsRate       = "weir_limits_rate"
@@ -426,6 +452,8 @@ type weirProgramSpecs struct {
 type weirMapSpecs struct {
 	WeirControl  *ebpf.MapSpec `ebpf:"weir_control"`
 	WeirCounters *ebpf.MapSpec `ebpf:"weir_counters"`
+	WeirDropPaid *ebpf.MapSpec `ebpf:"weir_drop_paid"`
+	WeirDrops    *ebpf.MapSpec `ebpf:"weir_drops"`
 	WeirFacts    *ebpf.MapSpec `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.MapSpec `ebpf:"weir_heard"`
 	WeirHits     *ebpf.MapSpec `ebpf:"weir_hits"`
@@ -435,6 +463,7 @@ type weirMapSpecs struct {
 	WeirPeers    *ebpf.MapSpec `ebpf:"weir_peers"`
 	WeirRate     *ebpf.MapSpec `ebpf:"weir_rate"`
 	WeirRing     *ebpf.MapSpec `ebpf:"weir_ring"`
+	WeirSamples  *ebpf.MapSpec `ebpf:"weir_samples"`
 	WeirServices *ebpf.MapSpec `ebpf:"weir_services"`
 	WeirStorm    *ebpf.MapSpec `ebpf:"weir_storm"`
 }
@@ -450,10 +479,12 @@ type weirVariableSpecs struct {
 	BpfMetadataPod       *ebpf.VariableSpec `ebpf:"bpf_metadata_pod"`
 	BpfMetadataRules     *ebpf.VariableSpec `ebpf:"bpf_metadata_rules"`
 	BpfMetadataSettings  *ebpf.VariableSpec `ebpf:"bpf_metadata_settings"`
+	WeirAttachment       *ebpf.VariableSpec `ebpf:"weir_attachment"`
 	WeirChecks           *ebpf.VariableSpec `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.VariableSpec `ebpf:"weir_classes"`
 	WeirCommunity        *ebpf.VariableSpec `ebpf:"weir_community"`
 	WeirDenies           *ebpf.VariableSpec `ebpf:"weir_denies"`
+	WeirDropLayout       *ebpf.VariableSpec `ebpf:"weir_drop_layout"`
 	WeirFamilies         *ebpf.VariableSpec `ebpf:"weir_families"`
 	WeirHasCookie        *ebpf.VariableSpec `ebpf:"weir_has_cookie"`
 	WeirLimitsRate       *ebpf.VariableSpec `ebpf:"weir_limits_rate"`
@@ -487,6 +518,8 @@ func (o *weirObjects) Close() error {
 type weirMaps struct {
 	WeirControl  *ebpf.Map `ebpf:"weir_control"`
 	WeirCounters *ebpf.Map `ebpf:"weir_counters"`
+	WeirDropPaid *ebpf.Map `ebpf:"weir_drop_paid"`
+	WeirDrops    *ebpf.Map `ebpf:"weir_drops"`
 	WeirFacts    *ebpf.Map `ebpf:"weir_facts"`
 	WeirHeard    *ebpf.Map `ebpf:"weir_heard"`
 	WeirHits     *ebpf.Map `ebpf:"weir_hits"`
@@ -496,6 +529,7 @@ type weirMaps struct {
 	WeirPeers    *ebpf.Map `ebpf:"weir_peers"`
 	WeirRate     *ebpf.Map `ebpf:"weir_rate"`
 	WeirRing     *ebpf.Map `ebpf:"weir_ring"`
+	WeirSamples  *ebpf.Map `ebpf:"weir_samples"`
 	WeirServices *ebpf.Map `ebpf:"weir_services"`
 	WeirStorm    *ebpf.Map `ebpf:"weir_storm"`
 }
@@ -504,6 +538,8 @@ func (m *weirMaps) Close() error {
 	return _WeirClose(
 		m.WeirControl,
 		m.WeirCounters,
+		m.WeirDropPaid,
+		m.WeirDrops,
 		m.WeirFacts,
 		m.WeirHeard,
 		m.WeirHits,
@@ -513,6 +549,7 @@ func (m *weirMaps) Close() error {
 		m.WeirPeers,
 		m.WeirRate,
 		m.WeirRing,
+		m.WeirSamples,
 		m.WeirServices,
 		m.WeirStorm,
 	)
@@ -529,10 +566,12 @@ type weirVariables struct {
 	BpfMetadataPod       *ebpf.Variable `ebpf:"bpf_metadata_pod"`
 	BpfMetadataRules     *ebpf.Variable `ebpf:"bpf_metadata_rules"`
 	BpfMetadataSettings  *ebpf.Variable `ebpf:"bpf_metadata_settings"`
+	WeirAttachment       *ebpf.Variable `ebpf:"weir_attachment"`
 	WeirChecks           *ebpf.Variable `ebpf:"weir_checks"`
 	WeirClasses          *ebpf.Variable `ebpf:"weir_classes"`
 	WeirCommunity        *ebpf.Variable `ebpf:"weir_community"`
 	WeirDenies           *ebpf.Variable `ebpf:"weir_denies"`
+	WeirDropLayout       *ebpf.Variable `ebpf:"weir_drop_layout"`
 	WeirFamilies         *ebpf.Variable `ebpf:"weir_families"`
 	WeirHasCookie        *ebpf.Variable `ebpf:"weir_has_cookie"`
 	WeirLimitsRate       *ebpf.Variable `ebpf:"weir_limits_rate"`

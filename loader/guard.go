@@ -27,6 +27,8 @@ const (
 	pinRate        = "rate"    // only with bandwidth
 	pinMembers     = "members" // only with isolation
 	pinHits        = "hits"    // only with rules
+	pinDrops       = "drops"
+	pinSamples     = "samples"
 	pinIngress     = "prog_ingress"
 	pinEgress      = "prog_egress"
 	pinIngressLink = "link_ingress"
@@ -45,6 +47,7 @@ type Guard struct {
 	rate            *ebpf.Map // nil without bandwidth
 	members         *ebpf.Map // nil without isolation
 	hits            *ebpf.Map // nil without rules
+	drops, samples  *ebpf.Map // nil in a guard of a build that had none
 
 	linked atomic.Bool // once its links were seen, which stay
 	seat   *seat       // nil where no master is guarded for it
@@ -73,6 +76,8 @@ func openFrom(dir string, path func(pin string) string) (*Guard, error) {
 		openIfThere(&g.members, path(pinMembers)),
 		openIfThere(&g.hits, path(pinHits)),
 		openIfThere(&g.carried, path(pinCarried)),
+		openIfThere(&g.drops, path(pinDrops)),
+		openIfThere(&g.samples, path(pinSamples)),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the guard in %s: %w", dir, err), g.Close())
@@ -104,7 +109,7 @@ func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
 	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
-		g.members.Close(), g.hits.Close(), g.carried.Close())
+		g.members.Close(), g.hits.Close(), g.carried.Close(), g.drops.Close(), g.samples.Close())
 }
 
 // Dir is the directory of the pins.
@@ -133,6 +138,8 @@ func (g *Guard) pin(dir string) error {
 		g.counters.Pin(filepath.Join(dir, pinCounters)),
 		g.facts.Pin(filepath.Join(dir, pinFacts)),
 		g.control.Pin(filepath.Join(dir, pinControl)),
+		g.drops.Pin(filepath.Join(dir, pinDrops)),
+		g.samples.Pin(filepath.Join(dir, pinSamples)),
 		g.ingress.Pin(filepath.Join(dir, pinIngress)),
 		g.egress.Pin(filepath.Join(dir, pinEgress)),
 		g.pinRate(dir),

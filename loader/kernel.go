@@ -55,6 +55,7 @@ func Missing() error {
 		{"programs for tc (CONFIG_NET_CLS_BPF)", func() error { return features.HaveProgramType(ebpf.SchedCLS) }},
 		{"array maps", func() error { return features.HaveMapType(ebpf.Array) }},
 		{"per-CPU array maps", func() error { return features.HaveMapType(ebpf.PerCPUArray) }},
+		{"ring buffers", func() error { return features.HaveMapType(ebpf.RingBuf) }},
 	}
 	for _, p := range probes {
 		switch err := p.probe(); {

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -28,8 +30,9 @@ import (
 type Loader struct {
 	spec    *ebpf.CollectionSpec
 	build   string
-	carried *ebpf.MapSpec // of counters that are not counted into any more
-	noLinks atomic.Bool   // set once the kernel has refused a tcx link for good
+	carried *ebpf.MapSpec             // of counters that are not counted into any more
+	noLinks atomic.Bool               // set once the kernel has refused a tcx link for good
+	drops   func() (*ebpf.Map, error) // the buffer to which all guards report
 }
 
 // New reads the embedded programs and asks the kernel what it is too old for. It leaves
@@ -41,7 +44,8 @@ func New() (*Loader, error) {
 	}
 	carried := spec.Maps[bpf.CountersMap].Copy()
 	carried.Name, carried.Type = "weir_carried", ebpf.Array
-	return &Loader{spec: spec, build: bpf.Build(), carried: carried}, nil
+	drops := sync.OnceValues(func() (*ebpf.Map, error) { return ebpf.NewMap(spec.Maps[bpf.DropsMap]) })
+	return &Loader{spec: spec, build: bpf.Build(), carried: carried, drops: drops}, nil
 }
 
 // Spec says what is to be guarded, and against what.
@@ -192,6 +196,12 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
 	}
+	drops, err := l.drops()
+	if err != nil {
+		return nil, fmt.Errorf("making the buffer of drops: %w", err)
+	}
+	replacements := map[string]*ebpf.Map{bpf.DropsMap: drops}
+	maps.Copy(replacements, shared)
 	var o objects
 	var rules ruleObjects
 	var to any = &o
@@ -203,7 +213,7 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	} else {
 		withoutRules(compiled)
 	}
-	if err := compiled.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
+	if err := compiled.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: replacements}); err != nil {
 		return nil, err
 	}
 	defer o.Constants.Close()
@@ -215,6 +225,8 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 		counters: o.Counters,
 		facts:    o.Facts,
 		control:  o.Control,
+		drops:    o.Drops,
+		samples:  o.Samples,
 		spare:    bpf.FactsSlots - 1,
 	}
 	if err := errors.Join(
@@ -253,6 +265,8 @@ type objects struct {
 	Control   *ebpf.Map     `ebpf:"weir_control"`
 	Rate      *ebpf.Map     `ebpf:"weir_rate"`
 	Members   *ebpf.Map     `ebpf:"weir_members"`
+	Drops     *ebpf.Map     `ebpf:"weir_drops"`
+	Samples   *ebpf.Map     `ebpf:"weir_samples"`
 	Constants *ebpf.Map     `ebpf:".rodata"`
 }
 
@@ -275,6 +289,7 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		"weir_has_cookie":        KnowsNamespaces(),
 		"weir_role":              roleOf(spec.Place.Isolation),
 		"weir_community":         spec.Place.Isolation.CommunityNumber(),
+		"weir_attachment":        AttachmentID(spec.ContainerID, spec.Interface),
 		"bpf_metadata_pod":       spec.Pod,
 		"bpf_metadata_interface": spec.Interface,
 		"bpf_metadata_network":   spec.Network,
@@ -294,6 +309,13 @@ func setConstants(compiled *ebpf.CollectionSpec, spec Spec, build string) error 
 		}
 	}
 	return nil
+}
+
+// AttachmentID is what the drops of an attachment bear. It follows from what the metadata
+// of a guard holds, so that every agent finds the same.
+func AttachmentID(containerID, netif string) uint64 {
+	sum := sha256.Sum256([]byte(CutContainerID(containerID) + "/" + netif))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // CutContainerID is a container ID as the metadata of a guard holds it.

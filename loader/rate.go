@@ -150,6 +150,9 @@ func (g *Guard) pins() []string {
 	if g.hits != nil {
 		pins = append(pins, pinHits)
 	}
+	if g.drops != nil {
+		pins = append(pins, pinDrops, pinSamples)
+	}
 	return pins
 }
 

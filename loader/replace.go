@@ -126,6 +126,9 @@ func (r *replacement) shared(spec Spec) map[string]*ebpf.Map {
 		candidates[bpf.HitsMap] = r.old.hits
 		spec.Rules.size(layout)
 	}
+	if r.old.samples != nil {
+		candidates[bpf.SamplesMap] = r.old.samples
+	}
 	for name, m := range candidates {
 		if layout[name].Compatible(m) == nil {
 			shared[name] = m
@@ -223,7 +226,9 @@ func (r *replacement) steps() []func() error {
 	steps := []func() error{r.swap, waitForPrograms, r.carry}
 	// The counters first: what is carried is in force beside the new ones alone. The
 	// program of egress last.
-	for _, pin := range []string{pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinMembers, pinHits, pinIngress, pinEgress} {
+	for _, pin := range []string{
+		pinCounters, pinCarried, pinFacts, pinControl, pinRate, pinMembers, pinHits, pinDrops, pinSamples, pinIngress, pinEgress,
+	} {
 		steps = append(steps, func() error { return r.move(pin) })
 	}
 	return append(steps, func() error { return Remove(r.next) })
