@@ -8,6 +8,7 @@ package api
 import (
 	"encoding/json"
 	"log/slog"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -20,6 +21,8 @@ const (
 	CNIPath = "/v1/cni"
 	// AttachmentsPath answers an AttachmentList.
 	AttachmentsPath = "/v1/attachments"
+	// DropsPath answers a DropList; with follow=true, DropLines as they come.
+	DropsPath = "/v1/drops"
 	// LogLevelPath answers the agent's LogLevel, and takes another by PUT.
 	LogLevelPath = "/v1/log-level"
 	// VersionPath answers the agent's VersionInfo.
@@ -96,6 +99,59 @@ type AttachmentStatus struct {
 	// Rules has what each rule of the network has decided, in their order, first those of
 	// ingress.
 	Rules []Rule `json:"rules,omitempty"`
+	// Samples is what became of the drops beside being counted.
+	Samples Samples `json:"samples"`
+}
+
+// Samples counts drops by whether they were passed on with the packet's beginning.
+type Samples struct {
+	// Sampled were passed on. Limited were too many at a time, and RingFull found no room.
+	Sampled  uint64 `json:"sampled"`
+	Limited  uint64 `json:"limited"`
+	RingFull uint64 `json:"ringFull"`
+}
+
+// Lost is how many were not passed on.
+func (s Samples) Lost() uint64 { return s.Limited + s.RingFull }
+
+// DropList is drops that the agent remembers, the oldest first.
+type DropList struct {
+	APIVersion string          `json:"apiVersion"`
+	Items      []DroppedPacket `json:"items"`
+}
+
+// DropLine is one line that a client gets who follows drops: a drop or, in its place, how
+// many the client was too slow for.
+type DropLine struct {
+	*DroppedPacket
+	Missed uint64 `json:"missed,omitempty"`
+}
+
+// DroppedPacket is one packet that a guard dropped.
+type DroppedPacket struct {
+	Time time.Time `json:"time"`
+	attachment.ID
+	Pod     attachment.Pod `json:"pod"`
+	Network string         `json:"network"`
+	// Direction is the pod's.
+	Direction string `json:"direction"`
+	Reason    string `json:"reason"`
+	// Rule is the one that denied the packet, by its name or number.
+	Rule string `json:"rule,omitempty"`
+	// Length is the packet's in bytes, of a GSO packet that of all its segments. Neither
+	// it nor Packet has the tag of VLAN.
+	Length uint32   `json:"length"`
+	VLAN   *VLANTag `json:"vlan,omitempty"`
+	// Packet is the beginning, from the Ethernet header on.
+	Packet []byte `json:"packet"`
+}
+
+// VLANTag is a tag that the kernel holds beside the packet.
+type VLANTag struct {
+	// Protocol is the tag's ethertype, as 0x8100.
+	Protocol string `json:"protocol"`
+	// TCI is the priority in 3 bits, a bit for what may be dropped first, and the VLAN in 12.
+	TCI uint16 `json:"tci"`
 }
 
 // Rule is a rule of the network and the packets that it has allowed or denied.
