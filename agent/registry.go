@@ -16,6 +16,7 @@ import (
 	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/bpf"
 	"github.com/weir-cni/weir/cni"
+	"github.com/weir-cni/weir/drops"
 	"github.com/weir-cni/weir/inspect"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/metrics"
@@ -40,6 +41,9 @@ type registry struct {
 	log    *slog.Logger
 	lock   func(containerID string) (unlock func())
 	warden *warden
+	// journal has what rings brings of drops.
+	journal *drops.Journal
+	rings   *drops.Rings
 	// busy is held while a guard is looked at or changed: that requests of its container
 	// go on must not keep one from being restored.
 	busy keyedMutex
@@ -79,6 +83,8 @@ func newRegistry(l *loader.Loader, s *segments, host *netns.Namespace, bpfDir st
 		waiting:   make(chan attachment.Attachment, promotionsMax),
 	}
 	r.warden = newWarden(r)
+	r.journal = drops.NewJournal()
+	r.rings = drops.NewRings(r.journal.Take, log)
 	return r
 }
 
@@ -128,6 +134,8 @@ func (r *registry) Attach(place loader.Place, id attachment.ID, spec loader.Spec
 		return nil, errors.Join(err, l.guard.Unseat(), l.guard.Detach(place), loader.Remove(spec.Dir), l.guard.Close())
 	}
 	r.keepSockets(id, place, spec)
+	r.expectDrops(id, spec)
+	r.readDrops(id, l.guard)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.guards[id] = l.guard
@@ -194,6 +202,7 @@ func (r *registry) Remove(a *attachment.Attachment) error {
 		err = errors.Join(err, guard.Close())
 	}
 	r.masters.Release(a.ID)
+	r.forgetDrops(a.ID)
 	return errors.Join(err, r.segments.leave(a.ID), r.sockets.Release(a.ID))
 }
 
@@ -224,6 +233,8 @@ func (r *registry) adopt(a attachment.Attachment) error {
 		r.mu.Lock()
 		r.guards[a.ID] = guard
 		r.mu.Unlock()
+		r.knowDrops(&a)
+		r.readDrops(a.ID, guard)
 		if err := r.adoptMember(&a, guard); err != nil {
 			return err
 		}
@@ -275,6 +286,7 @@ func (r *registry) Publish(a attachment.Attachment) {
 	if a.PinDir == "" {
 		return
 	}
+	r.knowDrops(&a)
 	r.warden.watch(a)
 	r.enqueue(a)
 }
@@ -285,6 +297,7 @@ func (r *registry) republish(a attachment.Attachment) {
 	defer r.mu.Unlock()
 	if _, there := r.published[a.ID]; there {
 		r.published[a.ID] = a
+		r.knowDrops(&a)
 	}
 }
 
@@ -366,12 +379,16 @@ func read(guard *loader.Guard, measures bool) *inspect.Guard {
 		counters = bpf.Counters{}
 	}
 	hits, errHits := guard.Hits()
+	samples, errSamples := guard.Samples()
 	var runs *[2]loader.Runs
 	var errRuns error
 	if measures {
 		runs, errRuns = guard.Runs()
 	}
-	return &inspect.Guard{Hook: guard.Hook(), Counters: counters, Hits: hits, Runs: runs, Err: errors.Join(err, errHits, errRuns)}
+	return &inspect.Guard{
+		Hook: guard.Hook(), Counters: counters, Hits: hits, Samples: samples, Runs: runs,
+		Err: errors.Join(err, errHits, errSamples, errRuns),
+	}
 }
 
 // Close lets go of the guards; what they enforce stays in force.
@@ -383,7 +400,7 @@ func (r *registry) Close() error {
 		errs = append(errs, guard.Close())
 	}
 	clear(r.guards)
-	return errors.Join(append(errs, r.sockets.Close(), r.masters.Close())...)
+	return errors.Join(append(errs, r.sockets.Close(), r.masters.Close(), r.rings.Close())...)
 }
 
 // Promotion takes the kernel's lock of network configuration, which every request
@@ -479,6 +496,7 @@ func (r *registry) renew(
 		r.mu.Lock()
 		r.guards[a.ID] = newer
 		r.mu.Unlock()
+		r.readDrops(a.ID, newer)
 		r.log.Info("the guard has new programs", "pod", a.Pod.String(), "network", a.Network, "netif", a.Interface)
 		if err := guard.Close(); err != nil {
 			return newer, err

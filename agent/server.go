@@ -45,6 +45,7 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	if err := a.handlePage(mux); err != nil {
 		return err
 	}
+	mux.HandleFunc("GET "+api.DropsPath, a.dropsUntil(ctx))
 	mux.Handle("GET "+api.MetricsPath, a.metrics)
 	mux.HandleFunc("GET "+api.LogLevelPath, a.handleLogLevel)
 	mux.HandleFunc("PUT "+api.LogLevelPath, a.handleSetLogLevel)

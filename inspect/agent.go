@@ -12,8 +12,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/drops"
 )
 
 // ErrNoAgent is the error of an agent that does not answer.
@@ -74,6 +76,56 @@ func SetLogLevel(ctx context.Context, socket string, level slog.Level) error {
 	return err
 }
 
+// Drops are those that the agent on a unix socket remembers and that match, the oldest first:
+// so many at most, all for a number below 0. The error is ErrNoAgent when nobody listens
+// there.
+func Drops(ctx context.Context, socket string, f drops.Filter, last int) (*api.DropList, error) {
+	return ask[api.DropList](ctx, socket, http.MethodGet, dropsPath(f, last, false), nil)
+}
+
+// ErrAgentWent is the error of an agent that ends while it is being followed.
+var ErrAgentWent = errors.New("the agent went away")
+
+// FollowDrops is Drops that goes on: each drop, and each number of those that the caller was
+// too slow for, is given to take until that errs or ctx ends. The error is ErrNoAgent when
+// nobody listens there, and ErrAgentWent when the agent ends.
+func FollowDrops(ctx context.Context, socket string, f drops.Filter, last int, take func(api.DropLine) error) error {
+	resp, err := request(ctx, socket, http.MethodGet, dropsPath(f, last, true), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := refusal(resp, socket); err != nil {
+		return err
+	}
+	lines := json.NewDecoder(resp.Body)
+	for {
+		var line api.DropLine
+		if err := lines.Decode(&line); err != nil {
+			return fmt.Errorf("%w: %w", ErrAgentWent, err)
+		}
+		if err := take(line); err != nil {
+			return err
+		}
+	}
+}
+
+func dropsPath(f drops.Filter, last int, follow bool) string {
+	query := f.Query()
+	query.Set("last", strconv.Itoa(last))
+	query.Set("follow", strconv.FormatBool(follow))
+	return api.DropsPath + "?" + query.Encode()
+}
+
+// refusal is the error of an answer that is none.
+func refusal(resp *http.Response, socket string) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	return fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
+}
+
 // ask is one request, and the answer.
 func ask[T any](ctx context.Context, socket, method, path string, body []byte) (*T, error) {
 	resp, err := request(ctx, socket, method, path, body)
@@ -81,9 +133,8 @@ func ask[T any](ctx context.Context, socket, method, path string, body []byte) (
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, fmt.Errorf("the agent on %s answers %s: %s", socket, resp.Status, bytes.TrimSpace(text))
+	if err := refusal(resp, socket); err != nil {
+		return nil, err
 	}
 	var answer T
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {

@@ -34,6 +34,8 @@ type Guard struct {
 	// Runs are what the kernel has measured of the programs, by direction; nil where it does
 	// not.
 	Runs *[2]loader.Runs
+	// Samples are what became of drops.
+	Samples bpf.Samples
 	// Err is set when the counters could not be read.
 	Err error
 }
@@ -77,6 +79,8 @@ func statusOf(a Attachment) api.AttachmentStatus {
 		}
 	}
 	status.Rules = rulesOf(&a)
+	s := a.Guard.Samples
+	status.Samples = api.Samples{Sampled: s.Sampled, Limited: s.Limited, RingFull: s.RingFull}
 	return status
 }
 
@@ -133,5 +137,8 @@ func pinned(bpfDir string, a *attachment.Attachment) *Guard {
 	dir := filepath.Join(bpfDir, a.PinDir)
 	counters, err := loader.ReadCounters(dir)
 	hits, errHits := loader.ReadHits(dir)
-	return &Guard{Hook: loader.HookOf(dir), Counters: counters, Hits: hits, Err: errors.Join(err, errHits)}
+	samples, errSamples := loader.ReadSamples(dir)
+	return &Guard{
+		Hook: loader.HookOf(dir), Counters: counters, Hits: hits, Samples: samples, Err: errors.Join(err, errHits, errSamples),
+	}
 }
