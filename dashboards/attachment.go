@@ -81,7 +81,9 @@ func attachmentDrops(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder 
 			over("A", `sum by (reason, direction) (rate(weir_attachment_dropped_packets_total{$attachment}[$__rate_interval]))`, "{{reason}} {{direction}}"))).
 		WithPanel(rows("Drops in all", "Since the attachment was made: exact, and with a reason's first packet, which no rate shows.", columns, "packets",
 			now("A", `sum by (direction, reason) (weir_attachment_dropped_packets_total{$attachment})`),
-			now("B", `sum by (direction, reason) (weir_attachment_dropped_bytes_total{$attachment})`)))
+			now("B", `sum by (direction, reason) (weir_attachment_dropped_bytes_total{$attachment})`))).
+		WithPanel(stacked("Drops that were counted only", "Drops that weirctl drops does not show: there were too many at a time (limited), or the agent did not read them in time (ring_full).", units.PacketsPerSecond,
+			over("A", `sum by (cause) (rate(weir_attachment_drops_lost_total{$attachment}[$__rate_interval]))`, "{{cause}}")))
 }
 
 func policy(d *dashboard.DashboardBuilder) *dashboard.DashboardBuilder {

@@ -96,6 +96,7 @@ var (
 	restoredLabels   = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "reason")
 	shareLabels      = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "class", "protocol")
 	programLabels    = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction")
+	lostLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "cause")
 	ruleLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)], "direction", "rule", "action")
 	infoLabels       = append(attachmentLabels[:len(attachmentLabels):len(attachmentLabels)],
 		"type", "master", "mode", "mac", "ips", "container_id", "hook", "node")
@@ -108,6 +109,7 @@ type Collector struct {
 	packets, bytes                [2]*metric // by direction
 	allowedPackets, allowedBytes  *metric
 	droppedPackets, droppedBytes  *metric
+	dropsLost                     *metric
 	rulePackets, ruleBytes        *metric
 	info, attachments, unreadable *metric
 	restored, gone                *metric
@@ -152,6 +154,7 @@ func NewCollector(source Source, node string) *Collector {
 		allowedBytes:   counters("weir_attachment_allowed_bytes_total", "Bytes that passed, by the pod's direction, by class and by protocol.", shareLabels),
 		droppedPackets: counters("weir_attachment_dropped_packets_total", "Packets that the guard dropped, by the pod's direction and by reason.", dropLabels),
 		droppedBytes:   counters("weir_attachment_dropped_bytes_total", "Bytes that the guard dropped, by the pod's direction and by reason.", dropLabels),
+		dropsLost:      counters("weir_attachment_drops_lost_total", "Drops of which nothing but the count is known, as there were too many at a time (limited) or nobody read them in time (ring_full).", lostLabels),
 		rulePackets:    counters("weir_attachment_rule_packets_total", "Packets on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
 		ruleBytes:      counters("weir_attachment_rule_bytes_total", "Bytes on which a rule of the network decided, by the pod's direction, by rule and by its action.", ruleLabels),
 		info:           gauges("weir_attachment_info", "A metric with the constant value 1 for each attachment, labelled with what changes slowly.", infoLabels),
@@ -171,7 +174,7 @@ func (c *Collector) all() []*metric {
 	all := []*metric{
 		c.packets[bpf.Ingress], c.packets[bpf.Egress], c.bytes[bpf.Ingress], c.bytes[bpf.Egress], c.allowedPackets, c.allowedBytes,
 		c.droppedPackets, c.droppedBytes, c.rulePackets, c.ruleBytes, c.info, c.attachments, c.unreadable, c.restored, c.gone,
-		c.runs, c.runSeconds,
+		c.runs, c.runSeconds, c.dropsLost,
 	}
 	slices.SortFunc(all, func(a, b *metric) int { return cmp.Compare(a.name, b.name) })
 	return all
@@ -206,6 +209,7 @@ func (c *Collector) walk(to sink) {
 		default:
 			c.sendCounters(to, &all[i])
 			c.sendAllowed(to, &all[i])
+			c.sendLost(to, &all[i])
 			c.sendRules(to, &all[i])
 			c.sendRuns(to, &all[i])
 		}
@@ -282,6 +286,15 @@ func (c *Collector) sendAllowed(to sink, a *inspect.Attachment) {
 					to.send(c.allowedBytes, a, float64(n.Bytes), d.String(), c.names.classes[class], c.names.families[family])
 				}
 			}
+		}
+	}
+}
+
+// sendLost shows what was not passed on of drops, where there was any.
+func (c *Collector) sendLost(to sink, a *inspect.Attachment) {
+	for cause, n := range map[string]uint64{"limited": a.Guard.Samples.Limited, "ring_full": a.Guard.Samples.RingFull} {
+		if n > 0 {
+			to.send(c.dropsLost, a, float64(n), cause)
 		}
 	}
 }

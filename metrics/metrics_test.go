@@ -74,7 +74,7 @@ func web() inspect.Attachment {
 		},
 		Guard: &inspect.Guard{
 			Hook: loader.TCX, Counters: counters, Restored: map[string]uint64{"removed": 2}, Runs: &[2]loader.Runs{{Count: 15, Time: 1500 * time.Microsecond}, {Count: 23, Time: 2300 * time.Microsecond}},
-			Hits: []bpf.Count{{Packets: 2, Bytes: 120}},
+			Hits: []bpf.Count{{Packets: 2, Bytes: 120}}, Samples: bpf.Samples{Sampled: 2, Limited: 1},
 		},
 	}
 }
@@ -92,6 +92,9 @@ weir_attachment_dropped_bytes_total{direction="egress",interface="net1",namespac
 # HELP weir_attachment_dropped_packets_total Packets that the guard dropped, by the pod's direction and by reason.
 # TYPE weir_attachment_dropped_packets_total counter
 weir_attachment_dropped_packets_total{direction="egress",interface="net1",namespace="shop",network_name="shop/lan",pod="web",reason="spoofed_ipv4"} 3
+# HELP weir_attachment_drops_lost_total Drops of which nothing but the count is known, as there were too many at a time (limited) or nobody read them in time (ring_full).
+# TYPE weir_attachment_drops_lost_total counter
+weir_attachment_drops_lost_total{cause="limited",interface="net1",namespace="shop",network_name="shop/lan",pod="web"} 1
 # HELP weir_attachment_info A metric with the constant value 1 for each attachment, labelled with what changes slowly.
 # TYPE weir_attachment_info gauge
 weir_attachment_info{container_id="c0ffee",hook="tcx",interface="net1",ips="192.0.2.8/24,2001:db8::8/64",mac="02:00:00:00:00:01",master="eth1",mode="bridge",namespace="shop",network_name="shop/lan",node="node1",pod="web",type="macvlan"} 1
@@ -255,8 +258,8 @@ func TestCountersBearTheBirthOfTheirAttachment(t *testing.T) {
 			}
 		}
 	}
-	if counters != 15 {
-		t.Errorf("%d counters, want 15", counters)
+	if counters != 16 {
+		t.Errorf("%d counters, want 16", counters)
 	}
 }
 
