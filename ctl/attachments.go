@@ -42,7 +42,7 @@ func attachmentColumns() []column[api.AttachmentStatus] {
 		{title: "IP", value: addresses},
 		{title: "RX", value: func(a *status) string { return traffic(a.Receive) }},
 		{title: "TX", value: func(a *status) string { return traffic(a.Transmit) }},
-		{title: "DROPS", value: func(a *status) string { return drops(a.Dropped) }, mark: markDrops},
+		{title: "DROPS", value: func(a *status) string { return dropsText(a.Dropped) }, mark: markDrops},
 		{title: "AGE", value: func(a *status) string { return age(a.Created) }},
 		{title: "MASTER", wide: true, value: func(a *status) string { return a.Master }},
 		{title: "MODE", wide: true, value: func(a *status) string { return a.Mode }},
@@ -75,7 +75,7 @@ func traffic(t api.Traffic) string {
 }
 
 // drops is the number of packets dropped, and the reason where there is but one.
-func drops(dropped []api.Drop) string {
+func dropsText(dropped []api.Drop) string {
 	if len(dropped) == 1 {
 		return fmt.Sprintf("%d %s", dropped[0].Packets, dropped[0].Reason)
 	}

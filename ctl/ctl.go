@@ -100,6 +100,9 @@ has warnings alone; 4 when explain finds that a packet is dropped.`,
   # What a pod's guard would do with a packet, and why
   weirctl explain web --to 192.0.2.9 --tcp 80
 
+  # What the guards drop, as they do
+  weirctl drops -f
+
   # What keeps weir from working on this node
   weirctl doctor
 
@@ -115,7 +118,7 @@ has warnings alone; 4 when explain finds that a packet is dropped.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newBugreport(version), newDescribe(), newDoctor(version), newExplain(), newGet(), newLogLevel(), newMigrate(), newTop())
+	cmd.AddCommand(newBugreport(version), newDescribe(), newDoctor(version), newDrops(), newExplain(), newGet(), newLogLevel(), newMigrate(), newTop())
 	if name != ownName {
 		rename(cmd, name)
 	}

@@ -112,7 +112,7 @@ func networkColumns() []column[network] {
 		{title: "PODS", value: func(n *network) string { return strconv.Itoa(len(n.Pods)) }},
 		{title: "RX", value: func(n *network) string { return traffic(n.Receive) }},
 		{title: "TX", value: func(n *network) string { return traffic(n.Transmit) }},
-		{title: "DROPS", value: func(n *network) string { return drops(n.Dropped) }, mark: markDrops},
+		{title: "DROPS", value: func(n *network) string { return dropsText(n.Dropped) }, mark: markDrops},
 		{title: "MASTER", wide: true, value: func(n *network) string { return strings.Join(n.Masters, ",") }},
 		{title: "PODNAMES", wide: true, value: func(n *network) string { return strings.Join(n.Pods, ",") }},
 	}

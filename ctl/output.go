@@ -93,13 +93,20 @@ type cell struct {
 
 // align puts cells into columns, two blanks between them and none at the end of a line.
 func align(rows [][]cell, paint painter) string {
-	var widths []int
+	var widths columnWidths
+	return widths.align(rows, paint)
+}
+
+// columnWidths are those of the columns of a table, of which there may come more.
+type columnWidths []int
+
+func (w *columnWidths) align(rows [][]cell, paint painter) string {
 	for _, row := range rows {
 		for i, c := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
+			if i == len(*w) {
+				*w = append(*w, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
+			(*w)[i] = max((*w)[i], utf8.RuneCountInString(c.text))
 		}
 	}
 	var b strings.Builder
@@ -107,7 +114,7 @@ func align(rows [][]cell, paint painter) string {
 		for i, c := range row {
 			b.WriteString(paint.text(c.mark, c.text))
 			if i < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
+				b.WriteString(strings.Repeat(" ", (*w)[i]-utf8.RuneCountInString(c.text)+2))
 			}
 		}
 		b.WriteByte('\n')
