@@ -63,7 +63,7 @@ func (n *Node) numbersOf(t *testing.T, text []byte, p *Pod, ifname string) map[s
 			if labels["namespace"] != n.namespace || labels["pod"] != p.Name || labels["interface"] != ifname || metric.Counter == nil {
 				continue
 			}
-			numbers[name+labels["direction"]+labels["class"]+labels["protocol"]+labels["reason"]+labels["rule"]+labels["action"]] = uint64(metric.Counter.GetValue())
+			numbers[name+labels["direction"]+labels["class"]+labels["protocol"]+labels["reason"]+labels["rule"]+labels["action"]+labels["cause"]] = uint64(metric.Counter.GetValue())
 			if labels["network_name"] != n.namespace+"/lan" {
 				t.Errorf("%s has network_name %q", name, labels["network_name"])
 			}
@@ -94,6 +94,11 @@ func numbers(a api.AttachmentStatus) map[string]uint64 {
 	for _, d := range a.Dropped {
 		all[prefix+"dropped_packets_total"+d.Direction+d.Reason] = d.Packets
 		all[prefix+"dropped_bytes_total"+d.Direction+d.Reason] = d.Bytes
+	}
+	for cause, n := range map[string]uint64{"limited": a.Samples.Limited, "ring_full": a.Samples.RingFull} {
+		if n > 0 {
+			all[prefix+"drops_lost_total"+cause] = n
+		}
 	}
 	for _, r := range a.Rules {
 		all[prefix+"rule_packets_total"+r.Direction+r.Rule.Rule+r.Action] = r.Packets
