@@ -9,10 +9,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
@@ -197,4 +200,56 @@ func dropsOf(c Counters) uint64 {
 		}
 	}
 	return drops
+}
+
+// BenchmarkDrop floods the programs with a frame that is dropped: as they are, and with
+// nothing in them that reports.
+func BenchmarkDrop(b *testing.B) {
+	frame := append(append([]byte{}, otherMAC...), otherMAC...)
+	frame = append(frame, make([]byte, 48)...)
+	for _, reports := range []bool{false, true} {
+		name := map[bool]string{false: "counted", true: "counted_and_reported"}[reports]
+		b.Run(name, func(b *testing.B) {
+			spec, err := CollectionSpec()
+			if err != nil {
+				b.Fatal(err)
+			}
+			if !reports {
+				withoutReports(spec)
+			}
+			if err := spec.Variables["weir_checks"].Set(uint32(all)); err != nil {
+				b.Fatal(err)
+			}
+			collection, err := ebpf.NewCollection(spec)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer collection.Close()
+			_, perRun, err := collection.Programs[EgressProgram].Benchmark(frame, b.N, b.ResetTimer)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(perRun.Nanoseconds()), "ns/packet")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// withoutReports takes the function that reports out of the programs.
+func withoutReports(spec *ebpf.CollectionSpec) {
+	const function = "weir_report"
+	for _, p := range spec.Programs {
+		inside := false
+		p.Instructions = slices.DeleteFunc(p.Instructions, func(ins asm.Instruction) bool {
+			if btf.FuncMetadata(&ins) != nil {
+				inside = ins.Symbol() == function
+			}
+			return inside
+		})
+		for i, ins := range p.Instructions {
+			if ins.IsFunctionReference() && ins.Reference() == function {
+				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithMetadata(ins.Metadata).WithReference("")
+			}
+		}
+	}
 }
