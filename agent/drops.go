@@ -31,11 +31,11 @@ func (r *registry) expectDrops(id attachment.ID, spec loader.Spec) {
 	r.knowDrops(&attachment.Attachment{ID: id, Pod: attachment.Pod{Namespace: namespace, Name: name}, Network: spec.Network})
 }
 
-// readDrops has the ring read that a guard reports to. Without it the guard does all else.
+// readDrops has the ring buffer read that a guard reports to. Without it the guard does all else.
 func (r *registry) readDrops(id attachment.ID, guard *loader.Guard) {
-	ring, err := guard.Ring()
+	buffer, err := guard.DropBuffer()
 	if err == nil {
-		err = r.rings.Hold(dropsNumber(id), ring)
+		err = r.rings.Hold(dropsNumber(id), buffer)
 	}
 	if err != nil {
 		r.log.Error("drops of an attachment are counted and not read", "container_id", id.ContainerID, "netif", id.Interface, "err", err)

@@ -137,3 +137,33 @@ func (b *bench) checkDropPins(t *testing.T) {
 		t.Errorf("the pinned ring is map %d, the guard's %d", pinnedID, ownID)
 	}
 }
+
+// The buffer is there while a guard is, and not longer.
+func TestNetnsBufferGoesWithItsLastGuard(t *testing.T) {
+	l, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func() *Guard {
+		g, err := l.Load(Spec{Interface: "net1", ContainerID: "abc", Checks: allChecks})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = g.Close() })
+		return g
+	}
+	first, second := load(), load()
+	if err := errors.Join(first.Close(), first.Close()); err != nil {
+		t.Error(err)
+	}
+	if l.drops.users != 1 || l.drops.made.FD() < 0 {
+		t.Errorf("%d users, with one guard left", l.drops.users)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	if l.drops.users != 0 || l.drops.made.FD() >= 0 {
+		t.Errorf("%d users, with no guard left", l.drops.users)
+	}
+	spoof(t, load())
+}

@@ -7,22 +7,57 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/weir-cni/weir/bpf"
 )
 
-// Ring is the ring to which the guard reports drops, for the caller to close; nil for a
+// dropBuffer is the ring buffer to which all guards report that a loader has loaded. It is
+// there while one of them is open: what is pinned keeps it beyond that.
+type dropBuffer struct {
+	spec *ebpf.MapSpec
+
+	mu    sync.Mutex
+	made  *ebpf.Map // nil without users
+	users int
+}
+
+// acquire is the buffer, for as long as it is not released. To release it again does
+// nothing.
+func (b *dropBuffer) acquire() (m *ebpf.Map, release func() error, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.users == 0 {
+		if b.made, err = ebpf.NewMap(b.spec); err != nil {
+			return nil, nil, err
+		}
+	}
+	b.users++
+	return b.made, sync.OnceValue(b.release), nil
+}
+
+func (b *dropBuffer) release() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.users--
+	if b.users > 0 {
+		return nil
+	}
+	return b.made.Close()
+}
+
+// DropBuffer is the ring buffer to which the guard reports drops, for the caller to close; nil for a
 // guard of a build that had none.
-func (g *Guard) Ring() (*ebpf.Map, error) {
+func (g *Guard) DropBuffer() (*ebpf.Map, error) {
 	g.open.RLock()
 	defer g.open.RUnlock()
-	ring, err := g.drops.Clone()
+	buffer, err := g.drops.Clone()
 	if err != nil {
-		return nil, fmt.Errorf("opening the ring of drops of %s: %w", g.dir, err)
+		return nil, fmt.Errorf("opening the buffer of drops of %s: %w", g.dir, err)
 	}
-	return ring, nil
+	return buffer, nil
 }
 
 // Samples is what became of drops, the sum over all CPUs; all

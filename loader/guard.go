@@ -44,10 +44,11 @@ type Guard struct {
 	counters        *ebpf.Map
 	carried         *ebpf.Map // nil where nothing was
 	facts, control  *ebpf.Map
-	rate            *ebpf.Map // nil without bandwidth
-	members         *ebpf.Map // nil without isolation
-	hits            *ebpf.Map // nil without rules
-	drops, samples  *ebpf.Map // nil in a guard of a build that had none
+	rate            *ebpf.Map    // nil without bandwidth
+	members         *ebpf.Map    // nil without isolation
+	hits            *ebpf.Map    // nil without rules
+	drops, samples  *ebpf.Map    // nil in a guard of a build that had none
+	release         func() error // of the buffer of drops; nil where the guard was opened from its pins
 
 	linked atomic.Bool // once its links were seen, which stay
 	seat   *seat       // nil where no master is guarded for it
@@ -108,7 +109,11 @@ func openIfThere(m **ebpf.Map, path string) error {
 func (g *Guard) Close() error {
 	g.open.Lock()
 	defer g.open.Unlock()
-	return errors.Join(g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
+	var err error
+	if g.release != nil {
+		err = g.release()
+	}
+	return errors.Join(err, g.ingress.Close(), g.egress.Close(), g.counters.Close(), g.facts.Close(), g.control.Close(), g.rate.Close(),
 		g.members.Close(), g.hits.Close(), g.carried.Close(), g.drops.Close(), g.samples.Close())
 }
 

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -30,9 +29,9 @@ import (
 type Loader struct {
 	spec    *ebpf.CollectionSpec
 	build   string
-	carried *ebpf.MapSpec             // of counters that are not counted into any more
-	noLinks atomic.Bool               // set once the kernel has refused a tcx link for good
-	drops   func() (*ebpf.Map, error) // the buffer to which all guards report
+	carried *ebpf.MapSpec // of counters that are not counted into any more
+	noLinks atomic.Bool   // set once the kernel has refused a tcx link for good
+	drops   *dropBuffer
 }
 
 // New reads the embedded programs and asks the kernel what it is too old for. It leaves
@@ -44,7 +43,7 @@ func New() (*Loader, error) {
 	}
 	carried := spec.Maps[bpf.CountersMap].Copy()
 	carried.Name, carried.Type = "weir_carried", ebpf.Array
-	drops := sync.OnceValues(func() (*ebpf.Map, error) { return ebpf.NewMap(spec.Maps[bpf.DropsMap]) })
+	drops := &dropBuffer{spec: spec.Maps[bpf.DropsMap]}
 	return &Loader{spec: spec, build: bpf.Build(), carried: carried, drops: drops}, nil
 }
 
@@ -196,7 +195,7 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 	if err := setConstants(compiled, spec, l.build); err != nil {
 		return nil, err
 	}
-	drops, err := l.drops()
+	drops, release, err := l.drops.acquire()
 	if err != nil {
 		return nil, fmt.Errorf("making the buffer of drops: %w", err)
 	}
@@ -214,7 +213,7 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 		withoutRules(compiled)
 	}
 	if err := compiled.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: replacements}); err != nil {
-		return nil, err
+		return nil, errors.Join(err, release())
 	}
 	defer o.Constants.Close()
 	defer rules.Peers.Close()
@@ -227,6 +226,7 @@ func (l *Loader) load(spec Spec, shared map[string]*ebpf.Map) (*Guard, error) {
 		control:  o.Control,
 		drops:    o.Drops,
 		samples:  o.Samples,
+		release:  release,
 		spare:    bpf.FactsSlots - 1,
 	}
 	if err := errors.Join(
