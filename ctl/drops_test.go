@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -180,7 +181,7 @@ func checkPcap(t *testing.T, r io.Reader) {
 			t.Errorf("%x of %d bytes at %s, want %x of %d", data, info.Length, info.Timestamp, packet, length)
 		}
 	}
-	if _, _, err := reader.ReadPacketData(); err != io.EOF {
+	if _, _, err := reader.ReadPacketData(); !errors.Is(err, io.EOF) {
 		t.Errorf("there is more: %v", err)
 	}
 }

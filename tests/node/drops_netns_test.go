@@ -290,7 +290,7 @@ func TestShellsTcpdumpReadsDrops(t *testing.T) {
 	weirctl := strings.Join([]string{n.bin.ctl, "drops", "--socket", n.socket(), "--pod", n.namespace + "/web", "-o", "pcap"}, " ")
 	checkTcpdump(t, exec.Command("sh", "-c", weirctl+" | tcpdump -enr -"))
 
-	screen := newTerminal(t, 80, 24)
+	screen := newTerminal(t, 100, 30)
 	cmd := screen.show(n, "drops", "-o", "pcap")
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 2 {
 		t.Errorf("to a terminal: %v", err)
