@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/weir-cni/weir/bpf"
 )
@@ -42,11 +43,21 @@ func sampled(t *testing.T, g *Guard) uint64 {
 	return sum
 }
 
-func TestNetnsGuardsOfALoaderShareARing(t *testing.T) {
+// newLoader is one that may make maps also where they count as locked memory.
+func newLoader(t *testing.T) *Loader {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
 	l, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+func TestNetnsGuardsOfALoaderShareABuffer(t *testing.T) {
+	l := newLoader(t)
 	var want []uint64
 	var guards []*Guard
 	for _, netif := range []string{"net1", "net2"} {
@@ -140,10 +151,7 @@ func (b *bench) checkDropPins(t *testing.T) {
 
 // The buffer is there while a guard is, and not longer.
 func TestNetnsBufferGoesWithItsLastGuard(t *testing.T) {
-	l, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := newLoader(t)
 	load := func() *Guard {
 		g, err := l.Load(Spec{Interface: "net1", ContainerID: "abc", Checks: allChecks})
 		if err != nil {
