@@ -274,6 +274,10 @@ func (a *agent) close() {
 }
 
 func (a *agent) serve(ctx context.Context) error {
+	l, err := a.listen()
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.store.Run(ctx) })
 	group.Go(func() error { return a.segments.run(ctx) })
@@ -282,7 +286,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.registry.masters.run(ctx) })
 	group.Go(func() error { return a.networks.run(ctx) })
 	group.Go(func() error { return a.watchDevices(ctx) })
-	group.Go(func() error { return a.serveSocket(ctx) })
+	group.Go(func() error { return a.serveSocket(ctx, l.socket) })
 	if a.options.Install.Plugin != "" {
 		group.Go(func() error { return a.keepInstalled(ctx) })
 	}
@@ -290,11 +294,11 @@ func (a *agent) serve(ctx context.Context) error {
 		group.Go(func() error { return a.follower.run(ctx) })
 		group.Go(func() error { return a.keeper.run(ctx) })
 	}
-	if a.options.MetricsAddress != "" {
-		group.Go(func() error { return a.serveMetrics(ctx) })
+	if l.metrics != nil {
+		group.Go(func() error { return a.serveMetrics(ctx, l.metrics) })
 	}
-	if a.options.PageAddress != "" {
-		group.Go(func() error { return a.servePage(ctx) })
+	if l.page != nil {
+		group.Go(func() error { return a.servePage(ctx, l.page) })
 	}
 	return group.Wait()
 }

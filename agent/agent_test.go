@@ -77,13 +77,13 @@ func TestOneAgentToAStateDirectory(t *testing.T) {
 func TestListenTakesOverTheSocketOfADeadAgent(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run", "weir.sock")
-	first, err := listen(path)
+	first, err := listenSocket(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.(*rootListener).SetUnlinkOnClose(false)
 	_ = first.Close()
-	second, err := listen(path)
+	second, err := listenSocket(path)
 	if err != nil {
 		t.Fatal(err)
 	}

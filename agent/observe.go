@@ -20,11 +20,7 @@ import (
 
 // serveMetrics serves the Prometheus endpoint and nothing else but health and, where the
 // options want them, the profiles of the process.
-func (a *agent) serveMetrics(ctx context.Context) error {
-	listener, err := net.Listen("tcp", a.options.MetricsAddress)
-	if err != nil {
-		return fmt.Errorf("listening for metrics: %w", err)
-	}
+func (a *agent) serveMetrics(ctx context.Context, listener net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", a.metrics)
 	mux.HandleFunc("GET "+api.ReadyPath, a.handleReady)

@@ -29,33 +29,22 @@ import (
 // serving is an agent that serves its metrics until the test ends, and their address.
 func serving(t *testing.T, o Options) string {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.MetricsAddress = free.Addr().String()
-	_ = free.Close()
 	a := newAgent(t)
 	a.options, a.metrics = o, metrics.New(a.registry, "node1", "test")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.serveMetrics(ctx) }()
+	go func() { ended <- a.serveMetrics(ctx, listener) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		conn, err := net.Dial("tcp", o.MetricsAddress)
-		if err == nil {
-			_ = conn.Close()
-			return o.MetricsAddress
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	return listener.Addr().String()
 }
 
 // selfSigned writes a certificate for 127.0.0.1 and its key to a directory.

@@ -42,11 +42,7 @@ func byClient(all, browsers http.Handler) http.Handler {
 }
 
 // servePage serves the page on an address of loopback.
-func (a *agent) servePage(ctx context.Context) error {
-	listener, err := net.Listen("tcp", a.options.PageAddress)
-	if err != nil {
-		return fmt.Errorf("listening for the page: %w", err)
-	}
+func (a *agent) servePage(ctx context.Context, listener net.Listener) error {
 	handler, err := a.pageForBrowsers()
 	if err != nil {
 		return err

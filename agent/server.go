@@ -34,11 +34,7 @@ const (
 	stopTimeout = 10 * time.Second
 )
 
-func (a *agent) serveSocket(ctx context.Context) error {
-	listener, err := listen(a.options.Socket)
-	if err != nil {
-		return err
-	}
+func (a *agent) serveSocket(ctx context.Context, listener net.Listener) error {
 	a.log.Info("serving", "socket", a.options.Socket)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.CNIPath, a.handleCNI)
@@ -70,9 +66,45 @@ func (a *agent) handleReady(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// listen takes the socket over from an agent that is gone. Only root may open it:
+// listeners are where an agent is to be reached.
+type listeners struct {
+	socket  net.Listener
+	metrics net.Listener // nil unless asked for
+	page    net.Listener // nil unless asked for
+}
+
+// listen opens the socket last: who is answered there finds the others, too.
+func (a *agent) listen() (l listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if a.options.MetricsAddress != "" {
+		if l.metrics, err = net.Listen("tcp", a.options.MetricsAddress); err != nil {
+			return l, fmt.Errorf("listening for metrics: %w", err)
+		}
+	}
+	if a.options.PageAddress != "" {
+		if l.page, err = net.Listen("tcp", a.options.PageAddress); err != nil {
+			return l, fmt.Errorf("listening for the page: %w", err)
+		}
+	}
+	l.socket, err = listenSocket(a.options.Socket)
+	return l, err
+}
+
+func (l listeners) close() {
+	for _, listener := range []net.Listener{l.metrics, l.page} {
+		if listener != nil {
+			_ = listener.Close()
+		}
+	}
+}
+
+// listenSocket takes the socket over from an agent that is gone. Only root may open it:
 // who can write to it can have any plugin run.
-func listen(path string) (net.Listener, error) {
+func listenSocket(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the socket's directory: %w", err)
 	}
