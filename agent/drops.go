@@ -63,6 +63,19 @@ func (a *agent) dropsUntil(ctx context.Context) http.HandlerFunc {
 	}
 }
 
+// pageDropsMax is how many of the last drops the page shows.
+const pageDropsMax = 100
+
+// handlePageDrops answers the last drops without the packets themselves: whoever sees the
+// page need not see what pods say to each other.
+func (a *agent) handlePageDrops(w http.ResponseWriter, _ *http.Request) {
+	last := a.registry.journal.Kept(drops.Filter{}, pageDropsMax)
+	for i := range last {
+		last[i].Description, last[i].Packet = drops.Summary(&last[i]), nil
+	}
+	a.reply(w, api.DropList{APIVersion: api.Version, Items: last})
+}
+
 // wantedDrops is what a request asks for.
 type wantedDrops struct {
 	drops.Filter

@@ -199,3 +199,33 @@ func TestFollowersLearnThatTheAgentEnds(t *testing.T) {
 		t.Errorf("a wrong filter: %v", err)
 	}
 }
+
+// Browsers get a line for each of the last drops and nothing of what the pods sent, whatever
+// they ask for.
+func TestBrowsersGetNoPackets(t *testing.T) {
+	t.Parallel()
+	d := newDropping(t)
+	for n := range 60 {
+		d.drop(n + 1)
+	}
+	handler, err := d.pageForBrowsers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{"", "?follow=true", "?last=1"} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+api.DropsPath+query, nil))
+		var got api.DropList
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			t.Fatalf("%s: %v", w.Body, err)
+		}
+		if len(got.Items) != 60 {
+			t.Errorf("%q: %d drops, want 60", query, len(got.Items))
+		}
+		for i := range got.Items {
+			if d := &got.Items[i]; d.Packet != nil || d.Description == "" || int(d.Length) != i+1 {
+				t.Errorf("%q: %+v", query, d)
+			}
+		}
+	}
+}

@@ -22,6 +22,7 @@ func (a *agent) handlePage(mux *http.ServeMux) error {
 // pageForBrowsers is the page and nothing else.
 func (a *agent) pageForBrowsers() (http.Handler, error) {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.DropsPath, a.handlePageDrops)
 	if err := a.handlePage(mux); err != nil {
 		return nil, err
 	}

@@ -142,8 +142,11 @@ type DroppedPacket struct {
 	// it nor Packet has the tag of VLAN.
 	Length uint32   `json:"length"`
 	VLAN   *VLANTag `json:"vlan,omitempty"`
-	// Packet is the beginning, from the Ethernet header on.
+	// Packet is the beginning, from the Ethernet header on; null for browsers.
 	Packet []byte `json:"packet"`
+	// Description is what the packet is, in a line. The agent leaves it to clients who get
+	// the packet.
+	Description string `json:"description,omitempty"`
 }
 
 // VLANTag is a tag that the kernel holds beside the packet.

@@ -260,18 +260,14 @@ func (s *scope) interfaceCompletions(items []api.AttachmentStatus) []cobra.Compl
 	return names
 }
 
-// dropLine is a drop as a line of JSON.
-type dropLine struct {
-	*api.DroppedPacket
-	// Description is what the packet is, in a line.
-	Description string `json:"description"`
-}
-
+// writeDropLines writes each as a line of JSON, with its description.
 func writeDropLines(w io.Writer, all []api.DroppedPacket) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	for i := range all {
-		if err := encoder.Encode(dropLine{&all[i], descriptionOf(&all[i])}); err != nil {
+		d := all[i]
+		d.Description = drops.Description(&d)
+		if err := encoder.Encode(d); err != nil {
 			return err
 		}
 	}
@@ -311,9 +307,9 @@ const dropTime = "2006-01-02T15:04:05.000Z"
 
 func dropColumns(wide bool) []column[api.DroppedPacket] {
 	type drop = api.DroppedPacket
-	packet := packetOf
+	packet := drops.Summary
 	if wide {
-		packet = descriptionOf
+		packet = drops.Description
 	}
 	columns := []column[drop]{
 		{title: "TIME", value: func(d *drop) string { return d.Time.UTC().Format(dropTime) }},
@@ -324,7 +320,7 @@ func dropColumns(wide bool) []column[api.DroppedPacket] {
 		{title: "REASON", value: func(d *drop) string { return d.Reason }},
 		{title: "RULE", value: func(d *drop) string { return d.Rule }},
 		{title: "LENGTH", wide: true, value: func(d *drop) string { return strconv.FormatUint(uint64(d.Length), 10) }},
-		{title: "MACS", wide: true, value: macsOf},
+		{title: "MACS", wide: true, value: drops.MACs},
 		{title: "PACKET", value: packet},
 	}
 	return slices.DeleteFunc(columns, func(c column[drop]) bool { return c.wide && !wide })

@@ -73,7 +73,7 @@ func attached(pod, ifname string, fields object) object {
 	o := object{
 		"containerID": "0123456789abcdef" + ifname, "interface": ifname, "pod": object{"namespace": "shop", "name": pod}, "network": "shop/lan",
 		"type": "macvlan", "mode": "bridge", "master": "eth1", "mac": "02:00:00:00:00:01", "addresses": []string{"192.0.2.1/24", "2001:db8::1/64"},
-		"hook": "tcx", "created": "2026-01-02T03:04:05Z", "receive": counts(0, 0), "transmit": counts(0, 0), "dropped": []object{}, "samples": object{},
+		"hook": "tcx", "created": "2026-01-02T03:04:05Z", "receive": counts(0, 0), "transmit": counts(0, 0), "dropped": []object{},
 	}
 	for key, value := range fields {
 		o[key] = value
@@ -137,9 +137,9 @@ func TestBrowserShowsWhatThereIs(t *testing.T) {
 	}
 	drops := []object{
 		{"time": "2026-01-02T03:04:05.678Z", "containerID": "x", "interface": "net1", "pod": object{"namespace": "shop", "name": "web"}, "network": "shop/lan",
-			"direction": "egress", "reason": "spoofed_ipv4", "length": 98, "packet": []byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x08\x00\x45\x00\x00\x54\x00\x00\x40\x00\x40\x11\x00\x00\xcb\x00\x71\x07\xc0\x00\x02\x01\x04\xd2\x00\x35")},
+			"direction": "egress", "reason": "spoofed_ipv4", "length": 98, "description": "203.0.113.7.1234 > 192.0.2.1.53 UDP"},
 		{"time": "2026-01-02T03:04:06Z", "containerID": "x", "interface": "net1", "pod": object{"namespace": "shop", "name": "web"}, "network": "shop/lan",
-			"direction": "ingress", "reason": "denied", "rule": "no-dns", "length": 60, "packet": []byte("\x02")},
+			"direction": "ingress", "reason": "denied", "rule": "no-dns", "length": 60, "description": "1 bytes of an Ethernet header"},
 	}
 	a := newAgent(t, all, drops)
 	for _, d := range []browser.Device{desktop, phone, {Width: 320, Height: 640, Mobile: true}, {Width: 1920, Height: 1080, Dark: true}} {
@@ -149,7 +149,7 @@ func TestBrowserShowsWhatThereIs(t *testing.T) {
 			p.Await(`document.querySelector("[data-is=receive]").textContent !== "–"`)
 			text := browser.Eval[string](p, `document.body.innerText`)
 			for _, want := range []string{"v1.2.3", "shop/\u200bweb", "net1", "shop/lan", "192.0.2.1, 2001:db8::1", "egress spoofed_ipv4 13", "its interface is gone",
-				"not guarded", "container \u200b0123456789ab", "udp 203.0.113.7:1234 → 192.0.2.1:53, 98 bytes", "denied no-dns", "cut after 1 bytes, 60 bytes"} {
+				"not guarded", "container \u200b0123456789ab", "203.0.113.7.1234 > 192.0.2.1.53 UDP, 98 bytes", "denied no-dns", "1 bytes of an Ethernet header, 60 bytes"} {
 				if !strings.Contains(strings.ReplaceAll(text, "\u200b", ""), strings.ReplaceAll(want, "\u200b", "")) {
 					t.Errorf("%q is not in the page:\n%s", want, text)
 				}
@@ -178,7 +178,7 @@ func TestBrowserShowsWhatThereIs(t *testing.T) {
 func TestBrowserTakesNamesForText(t *testing.T) {
 	const evil = `<img src="http://192.0.2.9/x" onerror="document.title='taken'"><script>document.title='taken'</script><b>&amp;`
 	drop := object{"time": "2026-01-02T03:04:05Z", "containerID": evil, "interface": evil, "pod": object{"namespace": evil, "name": evil}, "network": evil,
-		"direction": evil, "reason": evil, "rule": evil, "length": 1, "packet": nil}
+		"direction": evil, "reason": evil, "rule": evil, "length": 1, "description": evil}
 	a := newAgent(t, []object{attached(evil, "net1", object{
 		"network": evil, "type": evil, "mode": evil, "master": evil, "mac": evil, "addresses": []string{evil}, "hook": evil, "isolation": evil, "created": evil,
 		"dropped": []object{{"direction": evil, "reason": evil, "packets": 1, "bytes": 1}}, "rules": []object{{"direction": evil, "rule": evil, "action": evil, "packets": 1, "bytes": 1}},

@@ -37,7 +37,7 @@ func TestThePageIsServed(t *testing.T) {
 	handler := serve(t)
 	for path, kind := range map[string]string{
 		"/": "text/html; charset=utf-8", "/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8",
-		"/packet.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml",
+		"/icon.svg": "image/svg+xml",
 	} {
 		status, header := get(handler, http.MethodGet, "localhost:9452", path)
 		if status != http.StatusOK || header.Get("Content-Type") != kind {

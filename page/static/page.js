@@ -2,13 +2,10 @@
 
 // Draws what the agent answers. Everything that it says is written as text, never as HTML.
 
-import { describe } from "./packet.js";
-
 const PERIOD = 2000; // milliseconds between two readings
 const GAP = 5 * PERIOD; // after which there is no telling what happened between
 const PATIENCE = 10000; // how long the agent may take to answer
 const KEPT = 60; // readings that a graph shows
-const DROPS_SHOWN = 100;
 
 const NOTHING = { receive: { packets: 0, bytes: 0 }, transmit: { packets: 0, bytes: 0 }, dropped: [] };
 
@@ -218,7 +215,7 @@ function drawDrops(items) {
   by("last").hidden = false;
   by("no-drops").hidden = items.length > 0;
   by("drops").hidden = items.length === 0;
-  replace(by("drops"), items.slice(-DROPS_SHOWN).reverse().map(dropRow));
+  replace(by("drops"), items.toReversed().map(dropRow));
 }
 
 function dropRow(d) {
@@ -230,7 +227,7 @@ function dropRow(d) {
   part("reason").textContent = d.rule ? `${d.reason} ${d.rule}` : d.reason;
   part("direction").textContent = d.direction;
   part("whose").textContent = `${podOf(d)} ${d.interface}`;
-  part("packet").textContent = `${describe(d.packet ?? "")}, ${counted(d.length, "byte")}`;
+  part("packet").textContent = `${d.description}, ${counted(d.length, "byte")}`;
   return row;
 }
 
@@ -246,8 +243,7 @@ async function read() {
   const { at, body } = await ask("v1/attachments");
   take(body.items, at);
   draw();
-  // An agent that keeps the last drops says so by each attachment.
-  if (body.items.some((a) => a.samples)) drawDrops((await ask("v1/drops")).body.items);
+  drawDrops((await ask("v1/drops")).body.items);
 }
 
 async function readOn() {

@@ -106,6 +106,10 @@ func TestBrowserShowsTheNode(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}
 	}
+	p.Await(fmt.Sprintf(`document.querySelectorAll(".drop").length === 3 && document.querySelector(".drop").innerText.includes(%q)`, n.namespace+"/web net1"))
+	if last := browser.Eval[string](p, `document.querySelector(".drop").innerText`); !strings.Contains(last, "spoofed_ipv4 egress") || !strings.Contains(last, " UDP, ") {
+		t.Errorf("the last drop is shown as %q", last)
+	}
 	cancel()
 	if _, _, err := wait(); err != nil {
 		t.Error(err)
@@ -145,6 +149,7 @@ func TestNetnsThePageIsForReading(t *testing.T) {
 			{method: "GET", host: "localhost:9452", path: "/", want: http.StatusOK},
 			{method: "GET", host: "127.0.0.1:9452", path: api.AttachmentsPath, want: http.StatusOK},
 			{method: "GET", host: "localhost", path: api.VersionPath, want: http.StatusOK},
+			{method: "GET", host: "localhost", path: api.DropsPath + "?follow=true", want: http.StatusOK},
 			{method: "GET", host: "rebound.example", path: "/", want: http.StatusMisdirectedRequest},
 			{method: "GET", host: "rebound.example", path: api.AttachmentsPath, want: http.StatusMisdirectedRequest},
 			{method: "GET", host: "localhost", path: api.LogLevelPath, want: http.StatusNotFound},
