@@ -136,6 +136,11 @@ func (o *Options) plantAgent(t *testing.T) {
 	mux.HandleFunc(api.AttachmentsPath, func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "token: hunter2", http.StatusServiceUnavailable)
 	})
+	mux.HandleFunc(api.DropsPath, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.DropList{APIVersion: api.Version, Items: []api.DroppedPacket{
+			{Pod: attachment.Pod{Namespace: "shop", Name: "web"}, Reason: "spoofed_mac", Length: 64, Packet: []byte("\x02\x00\x00\x00\x00\x02\x02\x00\x00\x00\x00\x01\x88\xccpassword=" + planted)},
+		}})
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
@@ -166,6 +171,7 @@ func TestNoSecretIsTold(t *testing.T) {
 	for name, tells := range map[string][]string{
 		"versions.txt":         {"weirctl v1\n", "agent v1\n", "kernel "},
 		"doctor.json":          {`"check": "kernel"`, "could attach no pod"},
+		"drops.json":           {`"reason": "spoofed_mac"`, `"packet": null`, "02:00:00:00:00:01 > 02:00:00:00:00:02 ethertype 0x88cc"},
 		"metrics.txt":          {"weir_attachments 1\n"},
 		"cni/00-weir.conflist": {`"type": "weir"`, "10-x.conflist", `"password": "(redacted)"`},
 		"cni/10-x.conflist":    {`"master": "eth7"`, "10.1.0.0/16", `"type": "calico"`},

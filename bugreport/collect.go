@@ -22,6 +22,7 @@ import (
 
 	"github.com/weir-cni/weir/api"
 	"github.com/weir-cni/weir/doctor"
+	"github.com/weir-cni/weir/drops"
 	"github.com/weir-cni/weir/inspect"
 	"github.com/weir-cni/weir/loader"
 	"github.com/weir-cni/weir/state"
@@ -41,6 +42,7 @@ func (c *collector) subjects() []subject {
 		{"versions.txt", "versions of weir, the kernel and the system", c.versions},
 		{"doctor.json", "what weirctl doctor finds", c.diagnosis},
 		{"attachments.json", "the attachments and their counters, as weirctl get has them", c.attachments},
+		{"drops.json", "the last drops of each attachment, without what they carried", c.drops},
 		{"metrics.txt", "what the agent tells Prometheus", c.metrics},
 		{"pins.json", "programs, maps and links that are pinned", c.pins},
 		{"kernel-config.txt", "the kernel's configuration of what weir uses", kernelConfig},
@@ -145,6 +147,21 @@ func (c *collector) attachments() ([]byte, error) {
 	return indent(list)
 }
 
+// drops are a line for each packet: its bytes are the pod's own affair.
+func (c *collector) drops() ([]byte, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
+	defer cancel()
+	list, err := inspect.Drops(ctx, c.Socket, drops.Filter{}, -1)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		d := &list.Items[i]
+		d.Description, d.Packet = drops.Summary(d), nil
+	}
+	return indent(list)
+}
+
 func (c *collector) metrics() ([]byte, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
 	defer cancel()
@@ -225,6 +242,10 @@ func openConfig() (io.ReadCloser, error) {
 }
 
 func indent(value any) ([]byte, error) {
-	data, err := json.MarshalIndent(value, "", "  ")
-	return append(data, '\n'), err
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(value)
+	return b.Bytes(), err
 }
