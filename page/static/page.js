@@ -251,18 +251,20 @@ async function readOn() {
   asking = true;
   try {
     await read();
-    say("Live", false);
+    awaySince = undefined;
+    say("Live");
   } catch (error) {
-    say(`The agent does not answer since ${clock()}. Guards and counters go on without it. (${error.message})`, true);
+    awaySince ??= new Date();
+    say(`The agent does not answer since ${timeOf(awaySince)}. Guards and counters go on without it. (${error.message})`);
   }
   asking = false;
   if (!document.hidden) timer = setTimeout(readOn, PERIOD);
 }
 
-const clock = () => (awaySince ?? new Date()).toLocaleTimeString([], { hour12: false });
+const timeOf = (date) => date.toLocaleTimeString([], { hour12: false });
 
-function say(text, away) {
-  awaySince = away ? (awaySince ?? new Date()) : undefined;
+function say(text) {
+  const away = awaySince !== undefined;
   by("state").classList.toggle("away", away);
   document.body.classList.toggle("away-too", away);
   write(by("state"), text);

@@ -25,14 +25,8 @@ import (
 	"github.com/weir-cni/weir/tests/lan"
 )
 
-// shownDrop is a line of weirctl drops -o json.
-type shownDrop struct {
-	api.DroppedPacket
-	Description string
-}
-
 // drops are what weirctl shows of a pod's.
-func (n *Node) drops(p *Pod, args ...string) (all []shownDrop, stderr string) {
+func (n *Node) drops(p *Pod, args ...string) (all []api.DroppedPacket, stderr string) {
 	n.tb.Helper()
 	code, out, stderr := n.weirctl("drops", append([]string{"--pod", n.namespace + "/" + p.Name, "-o", "json"}, args...)...)
 	if code != 0 {
@@ -40,7 +34,7 @@ func (n *Node) drops(p *Pod, args ...string) (all []shownDrop, stderr string) {
 	}
 	lines := json.NewDecoder(strings.NewReader(out))
 	for {
-		var d shownDrop
+		var d api.DroppedPacket
 		if err := lines.Decode(&d); err == io.EOF {
 			return all, stderr
 		} else if err != nil {
@@ -51,7 +45,7 @@ func (n *Node) drops(p *Pod, args ...string) (all []shownDrop, stderr string) {
 }
 
 // awaitDrops waits until weirctl shows so many of a reason, and returns them.
-func (n *Node) awaitDrops(p *Pod, reason string, count int) (all []shownDrop) {
+func (n *Node) awaitDrops(p *Pod, reason string, count int) (all []api.DroppedPacket) {
 	n.tb.Helper()
 	n.await(fmt.Sprintf("%d drops as %s", count, reason), func() bool {
 		all, _ = n.drops(p, "--reason", reason)
@@ -174,7 +168,7 @@ func (n *Node) followDrops(t *testing.T, p *Pod) *coming {
 	return c
 }
 
-func (c *coming) next(t *testing.T) (d shownDrop) {
+func (c *coming) next(t *testing.T) (d api.DroppedPacket) {
 	t.Helper()
 	select {
 	case line := <-c.lines:

@@ -179,6 +179,7 @@ func TestNetnsMastersAreGuarded(t *testing.T) {
 			s := newNeighbours(t, object{"type": "macvlan", "master": "eth1"}, leave)
 			s.checkLies("outside", s.outside.Capture("eth1"), s.outside.Link("eth1").Attrs().HardwareAddr, nobodysAddress)
 			s.checkLies("neighbour", s.victim.Capture("net1"), macOf(s.victim), victimAddress)
+			s.checkShown(s.attacker, "egress", "spoofed_ipv4", 10)
 			s.checkTruth()
 		})
 	}
@@ -214,6 +215,16 @@ func (s *neighbours) checkLies(name string, capture *lan.Capture, to net.Hardwar
 	}
 	if was, now := udpOf(before, "egress"), udpOf(after, "egress"); was != now {
 		s.t.Errorf("%s: counted as sent are %+v, before %+v", name, now, was)
+	}
+}
+
+// checkShown finds what was refused on a master among the drops of the attachment.
+func (s *neighbours) checkShown(p *Pod, direction, reason string, count int) {
+	s.t.Helper()
+	for _, d := range s.awaitDrops(p, reason, count) {
+		if d.Pod.Name != p.Name || d.Direction != direction || !bytes.Contains(d.Packet, []byte("marked by this test")) {
+			s.t.Errorf("shown as %s of %s: %s", d.Direction, &d.Pod, d.Packet)
+		}
 	}
 }
 
@@ -279,6 +290,7 @@ func TestNetnsBroadcastsThatGoRound(t *testing.T) {
 			s.await("the copies are refused", func() bool {
 				return dropsOf(s.Attachment(s.victim, "net1"), "ingress", "bypassed") == want
 			})
+			s.checkShown(s.victim, "ingress", "bypassed", int(want))
 		})
 	}
 }
