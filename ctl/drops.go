@@ -16,14 +16,16 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
 
 	"github.com/weir-cni/weir/api"
+	"github.com/weir-cni/weir/attachment"
 	"github.com/weir-cni/weir/drops"
 	"github.com/weir-cni/weir/inspect"
 )
 
 // dropOutputs are the forms in which drops are printed.
-var dropOutputs = []string{"table", "wide", "json", pcapOutput}
+var dropOutputs = append(slices.Clone(outputs), pcapOutput)
 
 // dropsOptions are the flags of weirctl drops.
 type dropsOptions struct {
@@ -49,12 +51,14 @@ The agent remembers the last 64 of each attachment. Of an attachment's drops it 
 standard error. So this needs the agent: what guards drop while there is none it
 shows when it is back, as far as there was room.
 
-With -f it goes on until it is interrupted. Where it is too slow for what comes, it
-tells how many it has missed, and the exit code is 3.
+With -f it goes on until it is interrupted, past the end of an agent too: what comes
+while there is none it shows when there is one again. Where it is too slow for what
+comes, it tells how many it has missed, and the exit code is 3.
 
 A pod is named by POD or NAMESPACE/POD. Of a packet the first 128 bytes are there:
--o json has them in base64, one object a line, and -o pcap writes what tcpdump and
-Wireshark read, with the VLAN tag in its place.`,
+-o json has them in base64, one object a line, -o yaml one document each, and -o pcap
+writes what tcpdump and Wireshark read, with the VLAN tag in its place. -o name tells
+for each whose it was.`,
 		Example: `  # What was dropped last
   weirctl drops
 
@@ -163,8 +167,10 @@ func (o *dropsOptions) checkChoices() error {
 func (o *dropsOptions) sink(cmd *cobra.Command) (write func(...api.DroppedPacket) error, done func() error, err error) {
 	w, done := cmd.OutOrStdout(), func() error { return nil }
 	switch o.output {
-	case "json":
-		return func(all ...api.DroppedPacket) error { return writeDropLines(w, all) }, done, nil
+	case "json", "yaml":
+		return func(all ...api.DroppedPacket) error { return writeDropDocuments(w, all, o.output) }, done, nil
+	case "name":
+		return func(all ...api.DroppedPacket) error { return writeDropNames(w, all) }, done, nil
 	case pcapOutput:
 		return o.pcapSink(cmd)
 	default:
@@ -224,29 +230,17 @@ func concerns(f *drops.Filter, a *api.AttachmentStatus) bool {
 }
 
 // showComing shows what comes until it is interrupted.
-func (o *dropsOptions) showComing(cmd *cobra.Command, f drops.Filter, write func(...api.DroppedPacket) error) error {
+func (o *dropsOptions) showComing(cmd *cobra.Command, filter drops.Filter, write func(...api.DroppedPacket) error) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	if err := write(); err != nil {
 		return err
 	}
-	missed := uint64(0)
-	err := inspect.FollowDrops(ctx, o.socket, f, o.last, func(line api.DropLine) error {
-		if line.DroppedPacket == nil {
-			missed += line.Missed
-			tell(cmd, fmt.Sprintf("%d drops were missed: they came faster than they were read", line.Missed))
-			return nil
-		}
-		return write(*line.DroppedPacket)
-	})
-	switch {
-	case ctx.Err() == nil:
-		return err
-	case missed > 0:
-		return fmt.Errorf("%w: %d drops were missed", ErrPartial, missed)
-	default:
-		return nil
+	f := dropFollower{
+		socket: o.socket, filter: filter, last: o.last, write: write,
+		tell: func(notice string) { tell(cmd, notice) },
 	}
+	return f.run(ctx)
 }
 
 // interfaceCompletions are the interfaces of the pods of a scope.
@@ -260,18 +254,44 @@ func (s *scope) interfaceCompletions(items []api.AttachmentStatus) []cobra.Compl
 	return names
 }
 
-// writeDropLines writes each as a line of JSON, with its description.
-func writeDropLines(w io.Writer, all []api.DroppedPacket) error {
+// writeDropDocuments writes each with its description, as a line of JSON or a document of YAML.
+func writeDropDocuments(w io.Writer, all []api.DroppedPacket, output string) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	for i := range all {
 		d := all[i]
 		d.Description = drops.Description(&d)
-		if err := encoder.Encode(d); err != nil {
+		if output == "json" {
+			if err := encoder.Encode(d); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := yaml.Marshal(d)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "---\n%s", data)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeDropNames writes for each drop whose it is, as weirctl get -o name does, or - where
+// nobody knows.
+func writeDropNames(w io.Writer, all []api.DroppedPacket) error {
+	var names strings.Builder
+	for i := range all {
+		a := api.AttachmentStatus{Attachment: attachment.Attachment{ID: all[i].ID, Pod: all[i].Pod}}
+		name := "-"
+		if a.ContainerID != "" {
+			name = attachmentNames(&a)[0]
+		}
+		fmt.Fprintln(&names, name)
+	}
+	_, err := io.WriteString(w, names.String())
+	return err
 }
 
 // dropTable is a table that goes on. A column grows when it must.

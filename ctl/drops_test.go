@@ -4,6 +4,7 @@ package ctl
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -74,7 +75,7 @@ func newDropper(t *testing.T, all []api.DroppedPacket, items ...api.AttachmentSt
 
 func TestDrops(t *testing.T) {
 	t.Parallel()
-	for _, output := range []string{"table", "wide", "json"} {
+	for _, output := range outputs {
 		for name, all := range map[string][]api.DroppedPacket{"none": nil, "one": someDrops(t)[:1], "many": someDrops(t)} {
 			code, out, stderr := run("drops", "-o", output, "--socket", newDropper(t, all).socket)
 			if code != ExitOK || stderr != "" {
@@ -101,7 +102,18 @@ func TestDropsAsksForWhatTheFlagsSay(t *testing.T) {
 	}
 	for _, test := range tests {
 		d := newDropper(t, nil)
-		_, _, _ = run(append([]string{"drops", "--socket", d.socket}, test.args...)...)
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := New("weirctl", "test")
+		cmd.SetArgs(append([]string{"drops", "--socket", d.socket}, test.args...))
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(writerFunc(func(data []byte) (int, error) { // the agent went away
+			cancel()
+			return len(data), nil
+		}))
+		if err := cmd.ExecuteContext(ctx); err != nil && !errors.Is(err, ErrPartial) {
+			t.Errorf("%q: %v", test.args, err)
+		}
+		cancel()
 		if got := <-d.asked; got != api.DropsPath+"?"+test.want {
 			t.Errorf("%q asks for %s, want %s", test.args, got, test.want)
 		}
@@ -123,18 +135,51 @@ func TestDropsTellsWhatWasCountedOnly(t *testing.T) {
 	}
 }
 
-// An agent that ends while it is followed is an error; what came was shown, and what was
-// missed told.
+// Whoever follows is shown each drop once, whatever becomes of the connection, is told what
+// was missed, and goes on until he interrupts.
 func TestDropsAsTheyCome(t *testing.T) {
 	t.Parallel()
-	code, out, stderr := run("drops", "-f", "--socket", newDropper(t, someDrops(t)).socket)
-	if code != ExitFailed || strings.Count(out, "\n") != 6 || !strings.HasPrefix(out, "TIME") {
-		t.Errorf("exit code %d: %s", code, out)
+	all := someDrops(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked []string
+	socket := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Query().Get("last"))
+		encoder := json.NewEncoder(w)
+		if len(asked) == 1 {
+			_ = errors.Join(encoder.Encode(api.DropLine{DroppedPacket: &all[0]}), encoder.Encode(api.DropLine{DroppedPacket: &all[1]}))
+			return
+		}
+		for i := range 4 {
+			_ = encoder.Encode(api.DropLine{DroppedPacket: &all[i]})
+		}
+		_ = errors.Join(encoder.Encode(api.DropLine{Missed: 5}), http.NewResponseController(w).Flush())
+		<-ctx.Done()
+	})
+	var out, stderr strings.Builder
+	cmd := New("weirctl", "test")
+	cmd.SetArgs([]string{"drops", "-f", "--socket", socket})
+	cmd.SetOut(&out)
+	cmd.SetErr(writerFunc(func(data []byte) (int, error) {
+		if bytes.Contains(data, []byte("5 drops were missed")) {
+			cancel()
+		}
+		return stderr.Write(data)
+	}))
+	if err := cmd.ExecuteContext(ctx); !errors.Is(err, ErrPartial) {
+		t.Errorf("%v, want ErrPartial", err)
 	}
-	if !strings.Contains(stderr, "weirctl: 5 drops were missed") || !strings.Contains(stderr, "the agent went away") {
-		t.Error(stderr)
+	if strings.Count(out.String(), "\n") != 5 || !strings.HasPrefix(out.String(), "TIME") || !slices.Equal(asked, []string{"0", "-1"}) {
+		t.Errorf("asked for the last %q:\n%s", asked, &out)
+	}
+	if strings.Count(stderr.String(), "the agent went away") != 1 {
+		t.Error(&stderr)
 	}
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(data []byte) (int, error) { return f(data) }
 
 func TestDropsAsPcap(t *testing.T) {
 	t.Parallel()
@@ -211,7 +256,7 @@ func TestDropsOfAWrongCommandLine(t *testing.T) {
 		{[]string{"--direction", "up"}, "ingress, egress"},
 		{[]string{"--reason", "spoofed_ip4"}, "did you mean spoofed_ipv4?"},
 		{[]string{"--reason", "xxxxxxxxxxxxxxxxxxxxxx"}, "want one of malformed"},
-		{[]string{"-o", "yaml"}, "want one of table, wide, json, pcap"},
+		{[]string{"-o", "xml"}, "want one of table, wide, json, yaml, name, pcap"},
 		{[]string{"-o", "json", "-w", "x"}, "--write writes pcap"},
 		{[]string{"--pod", "shop/web", "-n", "default"}, "is not in --namespace default"},
 		{[]string{"-n", "shop", "-A"}, "exclude each other"},

@@ -29,9 +29,6 @@ type explainOptions struct {
 	question      question
 }
 
-// explainForms are the forms in which an explanation is printed.
-var explainForms = []string{"table", "json", "yaml"}
-
 // errDropped is the error of a packet that a guard would drop.
 var errDropped = errors.New("the packet is dropped")
 
@@ -80,7 +77,7 @@ asked, 2 for a command line that is wrong, and 3 where an attachment has no guar
 	}
 	o.source.addFlags(cmd)
 	o.scope.addFlags(cmd, &o.source)
-	addOutput(cmd, &o.output, explainForms)
+	addOutput(cmd, &o.output, outputs)
 	cmd.Flags().StringVar(&o.netif, "interface", "", "ask the guard of this interface alone, as net1")
 	_ = cmd.RegisterFlagCompletionFunc("interface", o.completing(o.interfaceCompletions))
 	o.question.addFlags(cmd)
@@ -140,7 +137,7 @@ type decisive struct {
 }
 
 func (o *explainOptions) run(cmd *cobra.Command, names []string) error {
-	if err := errors.Join(checkOutput(o.output, explainForms), o.checkScope(), o.question.check()); err != nil {
+	if err := errors.Join(checkOutput(o.output, outputs), o.checkScope(), o.question.check()); err != nil {
 		return err
 	}
 	list, err := o.attachments(cmd)
@@ -285,21 +282,33 @@ func rulesIn(d *state.Delegate) policy.List {
 }
 
 func renderExplanations(w io.Writer, all []explanation, output string) error {
-	if output != "table" {
-		if all == nil {
-			all = []explanation{}
+	var b strings.Builder
+	switch output {
+	case "json", "yaml":
+		return renderDocument(w, &explanationList{api.Version, append([]explanation{}, all...)}, output)
+	case "name":
+		for i := range all {
+			fmt.Fprintln(&b, all[i].Attachment)
 		}
-		return renderDocument(w, &explanationList{api.Version, all}, output)
+	default:
+		b.WriteString(explanationText(all, output == "wide", painterFor(w)))
 	}
-	p := page{paint: painterFor(w)}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func explanationText(all []explanation, wide bool, paint painter) string {
+	p := page{paint: paint}
 	for i := range all {
 		if i > 0 {
 			p.WriteByte('\n')
 		}
 		p.explain(&all[i])
+		if wide {
+			p.line("Frame", all[i].Frame)
+		}
 	}
-	_, err := io.WriteString(w, p.String())
-	return err
+	return p.String()
 }
 
 func (p *page) explain(e *explanation) {

@@ -44,7 +44,7 @@ func TestExplainRefusesWhatItCannotAsk(t *testing.T) {
 		{[]string{"web", "--from", "192.0.2.7", "--to", "192.0.2.9", "--icmp"}, ExitUsage, "say --direction"},
 		{[]string{"web", "--to", "192.0.2.9", "--icmp", "--to-mac", "1:2"}, ExitUsage, `--to-mac "1:2"`},
 		{[]string{"web", "--to", "192.0.2.9", "--icmp", "--from-mac", "00:00:5e:00:53:01:02:03"}, ExitUsage, "--from-mac"},
-		{[]string{"web", "--to", "192.0.2.9", "--icmp", "-o", "name"}, ExitUsage, "want one of table, json, yaml"},
+		{[]string{"web", "--to", "192.0.2.9", "--icmp", "-o", "xml"}, ExitUsage, "want one of table, wide, json, yaml, name"},
 		{[]string{"wbe", "--to", "192.0.2.9", "--icmp"}, ExitFailed, "did you mean shop/web"},
 		{[]string{"web", "--to", "192.0.2.9", "--icmp", "-n", "elsewhere"}, ExitFailed, `no pod "web"`},
 		{[]string{"web", "--to", "192.0.2.9", "--icmp", "--interface", "net7"}, ExitFailed, `no interface "net7"`},
@@ -68,7 +68,7 @@ func TestCompletionOfExplain(t *testing.T) {
 		{[]string{"explain", "shop/web", ""}, nil},
 		{[]string{"explain", "--direction", ""}, []string{"egress", "ingress"}},
 		{[]string{"explain", "--interface", "n"}, []string{"net1", "net2"}},
-		{[]string{"explain", "-o", ""}, explainForms},
+		{[]string{"explain", "-o", ""}, outputs},
 	}
 	for _, test := range tests {
 		if got := s.complete(t, test.args...); !slices.Equal(got, test.want) {
