@@ -43,8 +43,8 @@ func (s *story) draw(t *testing.T) {
 		for _, p := range boardOf(t, name).Panels {
 			place := fmt.Sprintf("left:%dpx;top:%dpx;width:%dpx;height:%dpx",
 				p.GridPos.X*columnWidth, p.GridPos.Y*rowHeight, p.GridPos.W*columnWidth-4, p.GridPos.H*rowHeight-4)
-			fmt.Fprintf(&page, `<div class="p" style="%s"><b>%s</b> <i>%s</i><br>%s</div>`,
-				place, html.EscapeString(p.Title), p.FieldConfig.Defaults.Unit, s.drawn(p, variables))
+			fmt.Fprintf(&page, `<div class="p" style="%s"><b>%s</b><br>%s</div>`,
+				place, html.EscapeString(p.Title), s.drawn(p, variables))
 		}
 		if err := os.WriteFile(filepath.Join(*pictures, name+".html"), []byte(page.String()), 0o600); err != nil {
 			t.Error(err)
@@ -60,7 +60,7 @@ func (s *story) drawn(p boardPanel, variables map[string]string) string {
 		expr := filled(q.Expr, variables, "5s")
 		if q.Instant {
 			for labels, value := range values(s.prometheus.at(expr, s.end)) {
-				fmt.Fprintf(&table, "<tr><td>%s<td>%s<td>%.6g", q.RefID, html.EscapeString(labels), value)
+				fmt.Fprintf(&table, "<tr><td>%s<td>%s", html.EscapeString(labels), inUnit(value, p.FieldConfig.Defaults.Unit))
 			}
 			continue
 		}
@@ -75,10 +75,23 @@ func (s *story) drawn(p boardPanel, variables map[string]string) string {
 	case table.Len() > 0:
 		return "<table>" + table.String() + "</table>"
 	case p.Type == "stat" && len(lines) > 0:
-		return fmt.Sprintf(`<span style="font-size:28px">%.6g</span>`, float64(last(lines)[0].Value))
+		return fmt.Sprintf(`<span style="font-size:28px">%s</span>`, inUnit(float64(last(lines)[0].Value), p.FieldConfig.Defaults.Unit))
 	}
 	mirrored := strings.Contains(string(p.FieldConfig.Overrides), "negative-Y")
-	return s.chart(lines, mirrored, p.GridPos.W*columnWidth-20, p.GridPos.H*rowHeight-30)
+	return s.chart(lines, mirrored, p.FieldConfig.Defaults.Unit, p.GridPos.W*columnWidth-20, p.GridPos.H*rowHeight-30)
+}
+
+// inUnit writes a value in one of the units that Grafana has and the dashboards use.
+func inUnit(value float64, unit string) string {
+	symbol := map[string]string{"bps": "b/s", "pps": "p/s", "decbytes": "B", "bytes": "B", "s": "s"}[unit]
+	switch {
+	case unit == "percentunit":
+		return fmt.Sprintf("%.1f%%", 100*value)
+	case symbol == "" || value == 0 || math.IsNaN(value):
+		return fmt.Sprintf("%.4g %s", value, symbol)
+	}
+	power := min(max(int(math.Floor(math.Log10(math.Abs(value))/3)), -2), 3)
+	return fmt.Sprintf("%.3g %s%s", value/math.Pow(1000, float64(power)), [...]string{"µ", "m", "", "k", "M", "G"}[power+2], symbol)
 }
 
 func legendOf(format string, labels model.Metric) string {
@@ -89,7 +102,7 @@ func legendOf(format string, labels model.Metric) string {
 }
 
 // chart draws series over the story's time; where it is mirrored, what was sent is below zero.
-func (s *story) chart(lines model.Matrix, mirrored bool, width, height int) string {
+func (s *story) chart(lines model.Matrix, mirrored bool, unit string, width, height int) string {
 	top := 0.0
 	for _, l := range lines {
 		for _, v := range l.Values {
@@ -120,10 +133,10 @@ func (s *story) chart(lines model.Matrix, mirrored bool, width, height int) stri
 			points = append(points, fmt.Sprintf("%.0f,%.0f", x, y))
 		}
 		fmt.Fprintf(&svg, `<polyline fill="none" stroke="%s" stroke-width="1.5" points="%s"/>`, colour, strings.Join(points, " "))
-		fmt.Fprintf(&svg, `<text x="%d" y="%.0f" font-size="11" fill="%s">%s: last %.4g</text>`, i%2*width/2, plot+13+14*float64(i/2), colour,
-			html.EscapeString(string(l.Metric["legend"])), float64(l.Values[len(l.Values)-1].Value))
+		fmt.Fprintf(&svg, `<text x="%d" y="%.0f" font-size="11" fill="%s">%s: last %s</text>`, i%2*width/2, plot+13+14*float64(i/2), colour,
+			html.EscapeString(string(l.Metric["legend"])), inUnit(float64(l.Values[len(l.Values)-1].Value), unit))
 	}
-	fmt.Fprintf(&svg, `<text x="0" y="10" font-size="10" fill="#555">%.4g, %s</text></svg>`, top, s.later.Sub(s.began).Round(time.Second))
+	fmt.Fprintf(&svg, `<text x="0" y="10" font-size="10" fill="#555">%s, %s</text></svg>`, inUnit(top, unit), s.later.Sub(s.began).Round(time.Second))
 	return svg.String()
 }
 
