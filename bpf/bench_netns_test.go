@@ -160,6 +160,7 @@ func dropped(b *testing.B) (rows []priced) {
 		"spoofed_neighbour": {checked, neighbour(b, "2001:db8::8", 136, "2001:db8::9", targetMAC(podMAC)...)},
 		"rogue_dhcp":        {checked, lan.Frame(b, eth(podMAC, v4), ipv4("192.0.2.8"), dhcpServer, payload)},
 		"rogue_router":      {checked, lan.Frame(b, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolICMPv6), icmpv6(134), payload)},
+		"rogue_querier":     {checked, lan.Frame(b, eth(podMAC, v4), igmp(), gopacket.Payload{17, 100, 0, 0, 0, 0, 0, 0})},
 		"source_routed":     {checked, lan.Frame(b, eth(podMAC, v4), withOptions(131), udp, payload)},
 		"routing_header":    {checked, behind(b, "2001:db8::8", 43, []byte{17, 0, 0, 1, 0, 0, 0, 0, 3, 232, 7, 208, 0, 8, 0, 0})},
 		"foreign_ethertype": {checked, lan.Frame(b, eth(podMAC, layers.EthernetTypeLinkLayerDiscovery), payload)},

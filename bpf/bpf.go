@@ -171,6 +171,8 @@ const (
 	// CheckDHCP refuses what DHCP servers send, CheckRouter what routers send to hosts.
 	CheckDHCP   Check = weirWeirCheckWEIR_CHECK_DHCP
 	CheckRouter Check = weirWeirCheckWEIR_CHECK_ROUTER
+	// CheckQuerier refuses queries of IGMP and MLD, which multicast routers and switches send.
+	CheckQuerier Check = weirWeirCheckWEIR_CHECK_QUERIER
 	// CheckSourceRoute refuses IPv4 packets that name the way they are to take,
 	// CheckRoutingHeader those of IPv6.
 	CheckSourceRoute   Check = weirWeirCheckWEIR_CHECK_SOURCE_ROUTE

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * May a pod send this at all? What only routers and DHCP servers send, packets that
+ * May a pod send this at all? What only routers, queriers and DHCP servers send, packets that
  * name the way they are to take, neighbour discovery for others, and ethertypes that the
  * network is not for.
  */
@@ -140,15 +140,29 @@ static __always_inline enum weir_verdict weir_conduct_icmp(struct __sk_buff *skb
 	return type == WEIR_ICMP_REDIRECT ? WEIR_ROGUE_ROUTER : WEIR_ALLOWED;
 }
 
+/* Who is asked for its groups answers, and a switch takes the one who asks for the querier. */
+static __always_inline enum weir_verdict weir_conduct_igmp(struct __sk_buff *skb, __u32 offset)
+{
+	__u8 type;
+
+	if (!weir_checks_for(WEIR_CHECK_QUERIER))
+		return WEIR_ALLOWED;
+	if (!weir_read(skb, offset, &type, sizeof(type)))
+		return WEIR_MALFORMED;
+	return type == WEIR_IGMP_QUERY ? WEIR_ROGUE_QUERIER : WEIR_ALLOWED;
+}
+
 /* A message of which found is what weir_walk_ipv6 has found on the way. */
 static __always_inline enum weir_verdict weir_conduct_icmpv6(struct __sk_buff *skb, __u32 offset, __u32 found)
 {
 	__u8 type;
 
-	if (!weir_checks_for(WEIR_CHECK_ROUTER | WEIR_CHECK_NEIGHBOUR))
+	if (!weir_checks_for(WEIR_CHECK_ROUTER | WEIR_CHECK_NEIGHBOUR | WEIR_CHECK_QUERIER))
 		return WEIR_ALLOWED;
 	if (!weir_read(skb, offset, &type, sizeof(type)))
 		return WEIR_MALFORMED;
+	if (type == WEIR_MLD_QUERY && weir_checks_for(WEIR_CHECK_QUERIER))
+		return WEIR_ROGUE_QUERIER;
 	if (type < WEIR_ROUTER_SOLICITATION || type > WEIR_REDIRECT)
 		return WEIR_ALLOWED;
 	if (weir_checks_for(WEIR_CHECK_ROUTER) && (type == WEIR_ROUTER_ADVERTISEMENT || type == WEIR_REDIRECT))
@@ -182,6 +196,8 @@ static __always_inline enum weir_verdict weir_conduct_ipv4(struct __sk_buff *skb
 		return weir_conduct_udp(skb, ETH_HLEN + header_len, WEIR_DHCP_SERVER_PORT, WEIR_DHCP_CLIENT_PORT);
 	if (protocol == IPPROTO_ICMP)
 		return weir_conduct_icmp(skb, ETH_HLEN + header_len);
+	if (protocol == IPPROTO_IGMP)
+		return weir_conduct_igmp(skb, ETH_HLEN + header_len);
 	return WEIR_ALLOWED;
 }
 

@@ -25,9 +25,10 @@ enum weir_check {
 	WEIR_CHECK_DOUBLE_TAG = 1 << 10,
 	WEIR_CHECK_ROUTING_HEADER = 1 << 11,
 	WEIR_CHECK_DESTINATION = 1 << 12,
+	WEIR_CHECK_QUERIER = 1 << 13,
 	/* Those for which a packet is looked into behind its IP header. */
 	WEIR_CHECK_CONDUCT = WEIR_CHECK_DHCP | WEIR_CHECK_ROUTER | WEIR_CHECK_SOURCE_ROUTE | WEIR_CHECK_NEIGHBOUR |
-			     WEIR_CHECK_ROUTING_HEADER,
+			     WEIR_CHECK_ROUTING_HEADER | WEIR_CHECK_QUERIER,
 };
 
 /* Addresses are in network byte order, host bits zero. */

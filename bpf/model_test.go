@@ -181,7 +181,7 @@ func (m *model) judgeARP(p []byte) string {
 
 // judgeConduct is about what a pod may send from its own address.
 func (m *model) judgeConduct(ethertype uint16, payload []byte) string {
-	looksInside := m.has(CheckDHCP | CheckRouter | CheckSourceRoute | CheckRoutingHeader | CheckNeighbour)
+	looksInside := m.has(CheckDHCP | CheckRouter | CheckSourceRoute | CheckRoutingHeader | CheckNeighbour | CheckQuerier)
 	switch ethertype {
 	case etherIPv4:
 		if looksInside {
@@ -218,6 +218,13 @@ func (m *model) conductIPv4(p []byte) string {
 		}
 		if transport[0] == 5 {
 			return "rogue_router"
+		}
+	case p[9] == 2 && m.has(CheckQuerier):
+		if len(transport) < 1 {
+			return "malformed"
+		}
+		if transport[0] == 17 {
+			return "rogue_querier"
 		}
 	}
 	return "allowed"
@@ -298,7 +305,7 @@ func (m *model) conductIPv6(p []byte) string {
 func isExtension(next byte) bool { return slices.Contains([]byte{0, 43, 44, 51, 60}, next) }
 
 func (m *model) judgeICMPv6(p []byte, at int, fragmented bool) string {
-	if !m.has(CheckRouter | CheckNeighbour) {
+	if !m.has(CheckRouter | CheckNeighbour | CheckQuerier) {
 		return "allowed"
 	}
 	if len(p) <= at {
@@ -306,6 +313,8 @@ func (m *model) judgeICMPv6(p []byte, at int, fragmented bool) string {
 	}
 	kind := p[at]
 	switch {
+	case kind == 130 && m.has(CheckQuerier):
+		return "rogue_querier"
 	case kind < 133 || kind > 137:
 		return "allowed"
 	case m.has(CheckRouter) && (kind == 134 || kind == 137):

@@ -25,7 +25,7 @@ var (
 	otherMAC = net.HardwareAddr{0x02, 0x42, 0xac, 0x11, 0x00, 0x99}
 	sources  = CheckMAC | CheckIPv4 | CheckIPv6 | CheckVLAN | CheckARP
 	all      = sources | CheckDHCP | CheckRouter | CheckSourceRoute | CheckEthertype | CheckNeighbour | CheckDoubleTag |
-		CheckRoutingHeader | CheckDestination
+		CheckRoutingHeader | CheckDestination | CheckQuerier
 )
 
 // loaded is a pair of programs in the kernel, attached to nothing.
@@ -301,6 +301,14 @@ func TestNetnsEgressVerdicts(t *testing.T) {
 		{"UDP without ports", all, lan.Frame(t, eth(podMAC, v4), ipv4("192.0.2.8"), gopacket.Payload{0, 67})[:36], "malformed"},
 		{"DHCPv6 server", all, lan.Frame(t, eth(podMAC, v6), ipv6("2001:db8::8", layers.IPProtocolUDP), dhcpv6Server, payload), "rogue_dhcp"},
 		{"DHCPv6 client", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolUDP), &layers.UDP{SrcPort: 546, DstPort: 547}, payload), "allowed"},
+		{"IGMP query", all, lan.Frame(t, eth(podMAC, v4), igmp(), gopacket.Payload{17, 100, 0, 0, 0, 0, 0, 0}), "rogue_querier"},
+		{"IGMP query with a router alert", all, patch(lan.Frame(t, eth(podMAC, v4), withOptions(148), gopacket.Payload{17, 0, 0, 0, 0, 0, 0, 0}), 23, 2), "rogue_querier"},
+		{"IGMP query, unchecked", sources, lan.Frame(t, eth(podMAC, v4), igmp(), gopacket.Payload{17, 100, 0, 0, 0, 0, 0, 0}), "allowed"},
+		{"IGMP report", all, lan.Frame(t, eth(podMAC, v4), igmp(), gopacket.Payload{22, 0, 0, 0, 0, 0, 0, 0}), "allowed"},
+		{"IGMP without a type", all, lan.Frame(t, eth(podMAC, v4), igmp())[:34], "malformed"},
+		{"MLD query", all, behind(t, "fe80::42:acff:fe11:2", 0, []byte{58, 0, 5, 2, 0, 0, 0, 0, 130, 0, 0, 0}), "rogue_querier"},
+		{"MLD query, unchecked", all &^ CheckQuerier, behind(t, "fe80::42:acff:fe11:2", 0, []byte{58, 0, 5, 2, 0, 0, 0, 0, 130, 0, 0, 0}), "allowed"},
+		{"MLD report", all, behind(t, "fe80::42:acff:fe11:2", 0, []byte{58, 0, 5, 2, 0, 0, 0, 0, 143, 0, 0, 0}), "allowed"},
 		{"redirect", all, lan.Frame(t, eth(podMAC, v4), icmpv4(), gopacket.Payload{5, 1, 0, 0, 0, 0, 0, 0}), "rogue_router"},
 		{"echo", all, lan.Frame(t, eth(podMAC, v4), icmpv4(), gopacket.Payload{8, 0, 0, 0, 0, 0, 0, 0}), "allowed"},
 		{"router advertisement", all, lan.Frame(t, eth(podMAC, v6), ipv6("fe80::42:acff:fe11:2", layers.IPProtocolICMPv6), icmpv6(134), payload), "rogue_router"},
@@ -337,6 +345,12 @@ var (
 	dhcpServer   = &layers.UDP{SrcPort: 67, DstPort: 68}
 	dhcpv6Server = &layers.UDP{SrcPort: 547, DstPort: 546}
 )
+
+func igmp() *layers.IPv4 {
+	ip := ipv4("192.0.2.8")
+	ip.Protocol = layers.IPProtocolIGMP
+	return ip
+}
 
 func icmpv4() *layers.IPv4 {
 	ip := ipv4("192.0.2.8")

@@ -13,6 +13,7 @@
 #define WEIR_DHCPV6_SERVER_PORT 547 /* RFC 8415, 7.2 */
 #define WEIR_DHCPV6_CLIENT_PORT 546
 #define WEIR_ICMP_REDIRECT 5  /* RFC 792 */
+#define WEIR_IGMP_QUERY 0x11  /* RFC 3376, 4.1: of all versions */
 #define WEIR_ROUTING_TYPE_0 0 /* RFC 5095 */
 
 /* Options of IPv4 (RFC 791, 3.1). */

@@ -34,7 +34,8 @@
 	X(UNKNOWN_STORM, unknown_storm)             \
 	X(ISOLATED, isolated)                       \
 	X(RULE_DENIED, rule_denied)                 \
-	X(BYPASSED, bypassed)
+	X(BYPASSED, bypassed)                       \
+	X(ROGUE_QUERIER, rogue_querier)
 /* clang-format on */
 
 #define WEIR_ENUMERATOR(upper, lower) WEIR_##upper,

@@ -29,7 +29,8 @@ const (
 	weirWeirCheckWEIR_CHECK_DOUBLE_TAG     weirWeirCheck = 1024
 	weirWeirCheckWEIR_CHECK_ROUTING_HEADER weirWeirCheck = 2048
 	weirWeirCheckWEIR_CHECK_DESTINATION    weirWeirCheck = 4096
-	weirWeirCheckWEIR_CHECK_CONDUCT        weirWeirCheck = 2672
+	weirWeirCheckWEIR_CHECK_QUERIER        weirWeirCheck = 8192
+	weirWeirCheckWEIR_CHECK_CONDUCT        weirWeirCheck = 10864
 )
 
 type weirWeirClass uint32
@@ -81,6 +82,7 @@ type weirWeirCounters struct {
 		Isolated           weirWeirCount
 		RuleDenied         weirWeirCount
 		Bypassed           weirWeirCount
+		RogueQuerier       weirWeirCount
 	}
 	Egress struct {
 		_                  structs.HostLayout
@@ -107,6 +109,7 @@ type weirWeirCounters struct {
 		Isolated           weirWeirCount
 		RuleDenied         weirWeirCount
 		Bypassed           weirWeirCount
+		RogueQuerier       weirWeirCount
 	}
 	IngressAllowed struct {
 		_       structs.HostLayout
@@ -351,7 +354,8 @@ const (
 	weirWeirVerdictWEIR_ISOLATED            weirWeirVerdict = 20
 	weirWeirVerdictWEIR_RULE_DENIED         weirWeirVerdict = 21
 	weirWeirVerdictWEIR_BYPASSED            weirWeirVerdict = 22
-	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 23
+	weirWeirVerdictWEIR_ROGUE_QUERIER       weirWeirVerdict = 23
+	weirWeirVerdictWEIR_VERDICT_MAX         weirWeirVerdict = 24
 )
 
 // Names of all BPF objects in the ELF.

@@ -105,6 +105,7 @@ func switchable() map[string]bpf.Check {
 		"double-tags":       bpf.CheckDoubleTag,
 		"dhcp-server":       bpf.CheckDHCP,
 		"router":            bpf.CheckRouter,
+		"querier":           bpf.CheckQuerier,
 		"source-routing":    bpf.CheckSourceRoute,
 		"routing-header":    bpf.CheckRoutingHeader,
 		"other-ethertypes":  bpf.CheckEthertype,

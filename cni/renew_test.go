@@ -21,7 +21,7 @@ import (
 func TestGuardSpec(t *testing.T) {
 	t.Parallel()
 	const addressless = bpf.CheckMAC | bpf.CheckVLAN | bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckRoutingHeader |
-		bpf.CheckEthertype | bpf.CheckARP | bpf.CheckNeighbour | bpf.CheckDoubleTag | bpf.CheckDestination
+		bpf.CheckEthertype | bpf.CheckARP | bpf.CheckNeighbour | bpf.CheckDoubleTag | bpf.CheckDestination | bpf.CheckQuerier
 	const all = addressless | bpf.CheckIPv4 | bpf.CheckIPv6
 	addresses := []netip.Prefix{netip.MustParsePrefix("192.0.2.8/24"), netip.MustParsePrefix("2001:db8::8/64")}
 	tests := []struct {
@@ -49,7 +49,7 @@ func TestGuardSpec(t *testing.T) {
 		{name: "sources and no addresses", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"sources":["198.51.100.0/24"]}}`,
 			sources: []string{"198.51.100.0/24"}, checks: all},
 		{name: "leave for everything", config: `{"cniVersion":"1.0.0","name":"lan","type":"sriov","weir":{"allow":["other-macs","other-addresses","arp-proxy",
-			"nd-proxy","vlan","double-tags","dhcp-server","router","source-routing","routing-header","other-ethertypes","other-destination","qdisc-bypass"]}}`, addresses: addresses, goesRound: true},
+			"nd-proxy","vlan","double-tags","dhcp-server","router","querier","source-routing","routing-header","other-ethertypes","other-destination","qdisc-bypass"]}}`, addresses: addresses, goesRound: true},
 		{name: "chained", config: `{"cniVersion":"1.0.0","name":"lan","type":"weir"}`, chained: "net1", addresses: addresses, checks: all},
 		{name: "with bandwidth", config: `{"cniVersion":"1.0.0","name":"lan","type":"macvlan"}`, checks: addressless,
 			runtimeConfig: map[string]any{"bandwidth": map[string]any{"egressRate": 1000000}}, egress: loader.Rate{BitsPerSecond: 1000000}},

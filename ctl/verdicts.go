@@ -29,6 +29,7 @@ func checkOf(v bpf.Verdict) check {
 		"rate_limited":        {because: "the bandwidth of the attachment is used up at this moment"},
 		"rogue_dhcp":          {"only DHCP servers send this", "dhcp-server"},
 		"rogue_router":        {"only routers send this", "router"},
+		"rogue_querier":       {"only multicast routers and switches ask for members of groups", "querier"},
 		"source_routed":       {"it names the way that it is to take", "source-routing"},
 		"routing_header":      {"it has an IPv6 routing header of type 0", "routing-header"},
 		"foreign_ethertype":   {"it is neither IPv4 nor IPv6 nor ARP", "other-ethertypes"},

@@ -35,7 +35,7 @@ const (
 )
 
 var allChecks = bpf.CheckMAC | bpf.CheckIPv4 | bpf.CheckIPv6 | bpf.CheckVLAN | bpf.CheckDoubleTag | bpf.CheckARP | bpf.CheckNeighbour |
-	bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckRoutingHeader | bpf.CheckEthertype | bpf.CheckDestination
+	bpf.CheckDHCP | bpf.CheckRouter | bpf.CheckSourceRoute | bpf.CheckRoutingHeader | bpf.CheckEthertype | bpf.CheckDestination | bpf.CheckQuerier
 
 // bench is a pod whose net1 is guarded and joined to an outside host's eth0.
 type bench struct {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,7 @@ func attacks() []attack {
 		{"neighbour table", []string{"spoofed_neighbour"}, (*scene).acquaint, (*scene).poisonND, (*scene).isPoisoned6},
 		{"router advertisement", []string{"rogue_router"}, (*scene).heedRouters, (*scene).advertise, (*scene).isRouted},
 		{"router advertisement in fragments", []string{"malformed"}, (*scene).heedRouters, (*scene).advertiseInFragments, (*scene).isRouted},
+		{"multicast querier", []string{"rogue_querier"}, func(*scene) {}, (*scene).query, (*scene).isQueried},
 		{"DHCP server", []string{"rogue_dhcp"}, (*scene).forgetLease, (*scene).lease, (*scene).isLeased},
 		{"DHCP in overlapping fragments", []string{"rogue_dhcp"}, (*scene).listenAsClient, (*scene).overlap, (*scene).hasReassembled},
 		{"MAC flood", []string{"spoofed_mac"}, func(*scene) {}, (*scene).floodMACs, (*scene).isFlooded},
@@ -138,7 +140,7 @@ func newScene(t *testing.T, kind string, nodes int) *scene {
 		s.plug(s.near.outside, "trunk")
 		s.plug(s.far.outside, "trunk")
 	}
-	all := []string{"other-macs", "other-addresses", "arp-proxy", "nd-proxy", "vlan", "double-tags", "dhcp-server", "router",
+	all := []string{"other-macs", "other-addresses", "arp-proxy", "nd-proxy", "vlan", "double-tags", "dhcp-server", "router", "querier",
 		"source-routing", "routing-header", "other-ethertypes", "other-destination"}
 	for _, n := range slices.Compact([]*Node{s.near, s.far}) {
 		base := object{"type": "macvlan", "master": "eth1"}
@@ -394,6 +396,25 @@ func (s *scene) answer(from *Pod, frame []byte) []byte {
 func (s *scene) isLeased(*Pod) bool {
 	text, err := os.ReadFile(s.leaseFile())
 	return err == nil && strings.TrimSpace(string(text)) == rogueLease
+}
+
+// query asks all hosts for their groups, in version 2 of IGMP (RFC 2236, 2).
+func (s *scene) query(from *Pod) {
+	from.Send("net1", lan.Frame(s.tb,
+		&layers.Ethernet{SrcMAC: macOf(from), DstMAC: mustMAC("01:00:5e:00:00:01"), EthernetType: layers.EthernetTypeIPv4},
+		&layers.IPv4{Version: 4, TTL: 1, Protocol: layers.IPProtocolIGMP, SrcIP: addressOn(from), DstIP: net.IPv4allsys},
+		gopacket.Payload{0x11, 1, 0xee, 0xfe, 0, 0, 0, 0}))
+}
+
+// isQueried tells whether the victim's kernel takes version 2 for that of its querier.
+func (s *scene) isQueried(*Pod) bool {
+	s.tb.Helper()
+	var groups []byte
+	s.victim.Do(func() (err error) {
+		groups, err = os.ReadFile("/proc/thread-self/net/igmp")
+		return err
+	})
+	return regexp.MustCompile(`net1 +: +\d+ +V2`).Match(groups)
 }
 
 // listenAsClient opens the port of a DHCP client in the victim.

@@ -97,7 +97,7 @@ func guard(b *testing.B, s *site) {
 	b.Cleanup(func() { _ = ring.Close() })
 	mac := s.pod.Link("net1").Attrs().HardwareAddr
 	spec := loader.Spec{
-		Dir: dir, Interface: "net1", Ring: ring, Checks: bpf.CheckDestination<<1 - 1,
+		Dir: dir, Interface: "net1", Ring: ring, Checks: bpf.CheckQuerier<<1 - 1,
 		Addresses: loader.Addresses{MAC: mac, Prefixes: []netip.Prefix{
 			netip.MustParsePrefix(podAddress + "/32"), netip.PrefixFrom(loader.LinkLocal(mac), 128),
 		}},
