@@ -90,7 +90,11 @@ func inUnit(value float64, unit string) string {
 	case symbol == "" || value == 0 || math.IsNaN(value):
 		return fmt.Sprintf("%.4g %s", value, symbol)
 	}
-	power := min(max(int(math.Floor(math.Log10(math.Abs(value))/3)), -2), 3)
+	least := 0
+	if unit == "s" {
+		least = -2
+	}
+	power := min(max(int(math.Floor(math.Log10(math.Abs(value))/3)), least), 3)
 	return fmt.Sprintf("%.3g %s%s", value/math.Pow(1000, float64(power)), [...]string{"µ", "m", "", "k", "M", "G"}[power+2], symbol)
 }
 
