@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"slices"
@@ -105,6 +106,7 @@ func (s *story) onlyWeb() map[string]string {
 
 // tell makes the story happen.
 func tell(t *testing.T) *story {
+	measureRuns(t)
 	n := newIdleNode(t)
 	n.flags = []string{"--delegates-at-once=1"}
 	n.plugin("slow", slow)
@@ -128,9 +130,7 @@ func tell(t *testing.T) *story {
 	s.web = attached("web", "lan", webAddress)
 	s.api = attached("api", "lan", apiAddress)
 	s.db = attached("db", "san", dbAddress)
-	// An agent of a cluster counts pods that it missed; this one is alone. So another
-	// target has that collector, of another version.
-	n.serveInNode(otherAddress, metrics.New(&mishap{}, "", "another", metrics.Missed(func() int { return missed })))
+	n.serveInNode(otherAddress, newMishap().serve())
 	s.prometheus = n.newPrometheus(target{metricsAddress, "node1"}, target{otherAddress, "node2"})
 	s.makeFrames(t)
 	// A reason's series begins with its first packet, and a code's with its first error,
@@ -181,11 +181,39 @@ func (s *story) addSlowly() (finish func()) {
 	}
 }
 
-// mishap is a source with one attachment: its interface is gone, its counters cannot be
-// read, and at each scrape its guard has been put right once more.
-type mishap struct{ scrapes atomic.Uint64 }
+// measureRuns has the kernel measure programs until the test ends.
+func measureRuns(t *testing.T) {
+	t.Helper()
+	const file = "/proc/sys/kernel/bpf_stats_enabled"
+	was, err := os.ReadFile(file)
+	mustDo(t, err)
+	mustDo(t, os.WriteFile(file, []byte("1"), 0))
+	t.Cleanup(func() { mustDo(t, os.WriteFile(file, was, 0)) })
+}
+
+// mishap is an agent of another version and of a cluster, of which the other knows nothing. It
+// has one attachment: its interface is gone, its counters cannot be read, and at each scrape
+// its guard has been put right once more, the API has answered requests, and a watch failed.
+type mishap struct {
+	scrapes  atomic.Uint64
+	requests *metrics.Requests
+}
+
+func newMishap() *mishap { return &mishap{requests: metrics.NewRequests()} }
+
+func (m *mishap) serve() http.Handler {
+	watches := metrics.Watches(func() map[string]int { return map[string]int{"pods": 7, "networks": 2} },
+		func() map[string]int { return map[string]int{"pods": int(m.scrapes.Load())} })
+	return metrics.New(m, "", "another", metrics.Missed(func() int { return missed }), m.requests, watches)
+}
+
+// answering is how long the API takes.
+const answering = 30 * time.Millisecond
 
 func (m *mishap) Attachments() []inspect.Attachment {
+	m.requests.Done("GET", "200", answering)
+	m.requests.Done("GET", "200", answering)
+	m.requests.Done("PATCH", "409", answering)
 	return []inspect.Attachment{{
 		Attachment: attachment.Attachment{Pod: attachment.Pod{Namespace: "elsewhere", Name: "lost"}, ID: attachment.ID{Interface: "net1"}, Network: "elsewhere/wan"},
 		Guard: &inspect.Guard{
@@ -281,6 +309,15 @@ func inAll(values map[string]float64) wanted {
 	return wanted{values: values, within: near, window: "60s"}
 }
 
+// upTo is more than nothing over the whole story, and so much at most.
+func upTo(most float64, labels ...string) wanted {
+	w := wanted{values: map[string]float64{}, within: 0.999, window: "60s"}
+	for _, label := range labels {
+		w.values[label] = most / 2
+	}
+	return w
+}
+
 // while is so while plugins run.
 func (s *story) while(values map[string]float64) wanted { return wanted{values: values, when: s.busy} }
 
@@ -331,15 +368,15 @@ func (s *story) wantOfCluster() map[string]wanted {
 		"Nodes at risk/G":          {values: map[string]float64{"node1": s.resident()}, within: 0.5},
 		"Nodes at risk/H":          only(map[string]float64{"node1": 0, "node2": 1}),
 		"Nodes at risk/I":          only(map[string]float64{"node1": 3}), // of db: its MAC, its address, its link-local one
-		// The pods came up before the window; nobody works then, and there is no cluster.
-		"Work of agents/A":                 {values: map[string]float64{"success promote": 0}},
-		"How long it takes/A":              {},
-		"Requests to the Kubernetes API/A": only(nil),
-		"Answers of the Kubernetes API/A":  only(nil),
-		"Objects that are watched/A":       only(nil),
-		"Watches that failed/A":            only(nil),
+		// Of the pods, two came up after Prometheus.
+		"Work of agents/A":                 inAll(map[string]float64{"success promote": 2}),
+		"How long it takes/A":              upTo(1, "promote"),
+		"Requests to the Kubernetes API/A": s.about(map[string]float64{"200 GET": 2, "409 PATCH": 1}),
+		"Answers of the Kubernetes API/A":  {values: map[string]float64{"GET": answering.Seconds(), "PATCH": answering.Seconds()}, within: 1, exact: true},
+		"Objects that are watched/A":       only(map[string]float64{"pods": 7, "networks": 2}),
+		"Watches that failed/A":            s.about(map[string]float64{"pods": 5}),
 		"Kernels without/A":                only(lacking()),
-		"A run of a guard/A":               {},
+		"A run of a guard/A":               upTo(5e-6, "ingress", "egress"),
 		"Guards put right/A":               s.about(map[string]float64{"net1 elsewhere lost removed": 5}),
 		"Versions/A":                       {values: map[string]float64{runtime.Version() + " another": 1}},
 	}
