@@ -147,23 +147,33 @@ func BenchmarkScrape(b *testing.B) {
 		for c.made < n {
 			c.add()
 		}
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			began := cpu(b)
-			size := 0
-			for b.Loop() {
-				size = scrapeOnce(b, handler)
-			}
-			b.ReportMetric(float64((cpu(b)-began).Microseconds())/1000/float64(b.N), "cpu-ms/op")
-			b.ReportMetric(float64(size), "bytes")
-		})
+		for name, format := range formats() {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				began := cpu(b)
+				size := 0
+				for b.Loop() {
+					size = scrapeOnce(b, handler, format)
+				}
+				b.ReportMetric(float64((cpu(b)-began).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+				b.ReportMetric(float64(size), "bytes")
+			})
+		}
 	}
 	c.measureAdds(handler)
 }
 
-func scrapeOnce(b *testing.B, handler http.Handler) int {
+// formats are what Prometheus asks for, without native histograms and with them.
+func formats() map[string]string {
+	return map[string]string{
+		"openmetrics": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+		"protobuf":    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+	}
+}
+
+func scrapeOnce(b *testing.B, handler http.Handler, format string) int {
 	b.Helper()
 	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-	request.Header.Set("Accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
+	request.Header.Set("Accept", format)
 	request.Header.Set("Accept-Encoding", "gzip")
 	answer := httptest.NewRecorder()
 	handler.ServeHTTP(answer, request)
@@ -184,7 +194,7 @@ func (c *crowd) measureAdds(handler http.Handler) {
 		for i := range 1 << 20 {
 			sum += i * i
 		}
-	}, func() { scrapeOnce(c.b, handler) }}
+	}, func() { scrapeOnce(c.b, handler, formats()["openmetrics"]) }}
 	took := make([][]time.Duration, len(beside))
 	for range rounds {
 		for i, do := range beside {

@@ -47,8 +47,8 @@ func New(source Source, node, version string, more ...prometheus.Collector) *Han
 	whole := promhttp.HandlerFor(prometheus.Gatherers{attachments, others}, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError,
 	})
-	text := &textHandler{collector: collector, others: others, whole: whole, running: make(chan struct{}, scrapesMax)}
-	return &Handler{promhttp.InstrumentMetricHandler(others, http.TimeoutHandler(text, scrapeTimeout, "Exceeded configured timeout.\n"))}
+	series := &seriesHandler{collector: collector, others: others, whole: whole, running: make(chan struct{}, scrapesMax)}
+	return &Handler{promhttp.InstrumentMetricHandler(others, http.TimeoutHandler(series, scrapeTimeout, "Exceeded configured timeout.\n"))}
 }
 
 // Missed counts the pods of a node that run without the networks of their annotation.

@@ -96,6 +96,29 @@ func TestPrometheusDashboards(t *testing.T) {
 	t.Run("rules", s.checkRules)
 }
 
+// A Prometheus that takes native histograms asks for protobuf, and finds the same numbers there.
+func TestPrometheusNativeHistograms(t *testing.T) {
+	n := newNode(t)
+	n.Network("lan", static())
+	pod := n.Pod("web", selection)
+	n.mustAdd(pod)
+	n.awaitHook(pod)
+	spoof := spoofsOf(t, macOf(pod))[1].frame
+	pod.Send("net1", spoof, spoof, spoof)
+	p := n.newPrometheusWith([]string{"--enable-feature=native-histograms"}, target{metricsAddress, "node1"})
+	for expr, want := range map[string]float64{
+		`histogram_count(weir_cni_operation_duration_seconds{command="ADD"})`:          1,
+		`sum(weir_attachment_dropped_packets_total{pod="web", reason="spoofed_ipv4"})`: 3,
+		`count(weir_attachment_info{pod="web", interface="net1", type="macvlan"})`:     1,
+		`weir_attachments`: 1,
+	} {
+		n.await(expr, func() bool {
+			found := p.at(expr, time.Now())
+			return len(found) == 1 && float64(found[0].Value) == want
+		})
+	}
+}
+
 func everything() map[string]string {
 	return map[string]string{"cluster": "test", "namespace": ".*", "pod": ".*", "network": ".*", "interface": ".*"}
 }

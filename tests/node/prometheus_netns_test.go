@@ -45,13 +45,18 @@ type target struct{ address, nodeName string }
 // newPrometheus starts one in the node's namespace.
 func (n *Node) newPrometheus(targets ...target) *prometheus {
 	n.tb.Helper()
+	return n.newPrometheusWith(nil, targets...)
+}
+
+func (n *Node) newPrometheusWith(flags []string, targets ...target) *prometheus {
+	n.tb.Helper()
 	n.writePrometheusConfig(targets)
 	output, err := os.Create(n.path("prometheus.log"))
 	if err != nil {
 		n.tb.Fatal(err)
 	}
-	cmd := exec.Command("prometheus", "--config.file="+n.path("scrape.yaml"), "--storage.tsdb.path="+n.path("tsdb"),
-		"--web.listen-address="+prometheusAddress, "--query.lookback-delta=5s")
+	cmd := exec.Command("prometheus", append([]string{"--config.file=" + n.path("scrape.yaml"), "--storage.tsdb.path=" + n.path("tsdb"),
+		"--web.listen-address=" + prometheusAddress, "--query.lookback-delta=5s"}, flags...)...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	p, err := launch(n.machine, cmd, nil)

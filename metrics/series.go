@@ -19,19 +19,19 @@ import (
 	"github.com/weir-cni/weir/inspect"
 )
 
-// textHandler answers scrapes. Of a node with many attachments there are many thousand series:
-// in the text formats these are written as they are read, which takes a small part of what a
-// registry takes. All else, and other formats, are the registries'.
-type textHandler struct {
-	collector *Collector
-	others    prometheus.Gatherer
-	whole     http.Handler
-	running   chan struct{} // has room for the scrapes that are served at a time
-	sinks     sync.Pool     // of *textSink, whose buffers have grown
+// seriesHandler answers scrapes. Of a node with many attachments there are many thousand
+// series: these are written as they are read, which takes a small part of what a registry
+// takes. All else, and rare formats, are the registries'.
+type seriesHandler struct {
+	collector       *Collector
+	others          prometheus.Gatherer
+	whole           http.Handler
+	running         chan struct{} // has room for the scrapes that are served at a time
+	texts, messages sync.Pool     // of *textSink and *messageSink, whose buffers have grown
 }
 
 // ServeHTTP answers a scrape.
-func (h *textHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *seriesHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	select {
 	case h.running <- struct{}{}:
 		defer func() { <-h.running }()
@@ -40,8 +40,7 @@ func (h *textHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
-	isOpen := format.FormatType() == expfmt.TypeOpenMetrics
-	if !isOpen && format.FormatType() != expfmt.TypeTextPlain {
+	if !isWritten(format) {
 		h.whole.ServeHTTP(w, r)
 		return
 	}
@@ -49,14 +48,23 @@ func (h *textHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Vary", "Accept, Accept-Encoding")
 	// An error is that of a peer who has gone.
 	if !takesGzip(r.Header) {
-		_ = h.write(w, format, isOpen)
+		_ = h.write(w, format)
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
 	packed, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	if err == nil {
-		_ = errors.Join(h.write(packed, format, isOpen), packed.Close())
+		_ = errors.Join(h.write(packed, format), packed.Close())
 	}
+}
+
+// isWritten tells whether series are written in a format, and not the registries' to make.
+func isWritten(format expfmt.Format) bool {
+	switch format.FormatType() {
+	case expfmt.TypeOpenMetrics, expfmt.TypeTextPlain, expfmt.TypeProtoDelim:
+		return true
+	}
+	return false
 }
 
 // takesGzip tells whether the peer takes a compressed answer (RFC 9110, 12.5.3).
@@ -70,20 +78,41 @@ func takesGzip(header http.Header) bool {
 	return false
 }
 
-func (h *textHandler) write(w io.Writer, format expfmt.Format, isOpen bool) error {
-	text, ok := h.sinks.Get().(*textSink)
-	if !ok {
-		text = &textSink{series: map[*metric]*bytes.Buffer{}}
+// formatted is a sink that keeps series as a format has them.
+type formatted interface {
+	sink
+	reset()
+	// family writes a metric and its series.
+	family(w io.Writer, f *metric, series []byte) error
+	// of are the series of a metric.
+	of(f *metric) *bytes.Buffer
+}
+
+// sinkFor is one for a format, and what takes it back.
+func (h *seriesHandler) sinkFor(format expfmt.Format) (to formatted, done func()) {
+	if format.FormatType() == expfmt.TypeProtoDelim {
+		messages, ok := h.messages.Get().(*messageSink)
+		if !ok {
+			messages = &messageSink{seriesBuffers: seriesBuffers{}}
+		}
+		return messages, func() { h.messages.Put(messages) }
 	}
-	defer h.sinks.Put(text)
-	text.reset()
-	h.collector.walk(text)
+	text, ok := h.texts.Get().(*textSink)
+	if !ok {
+		text = &textSink{seriesBuffers: seriesBuffers{}}
+	}
+	text.isOpen = format.FormatType() == expfmt.TypeOpenMetrics
+	return text, func() { h.texts.Put(text) }
+}
+
+func (h *seriesHandler) write(w io.Writer, format expfmt.Format) error {
+	to, done := h.sinkFor(format)
+	defer done()
+	to.reset()
+	h.collector.walk(to)
 	for _, f := range h.collector.all() {
-		if series := text.series[f]; series != nil && series.Len() > 0 {
-			if _, err := io.WriteString(w, f.header(isOpen)); err != nil {
-				return err
-			}
-			if _, err := w.Write(series.Bytes()); err != nil {
+		if series := to.of(f).Bytes(); len(series) > 0 {
+			if err := to.family(w, f, series); err != nil {
 				return err
 			}
 		}
@@ -115,26 +144,38 @@ func (f *metric) header(isOpen bool) string {
 	return "# HELP " + name + " " + f.help + "\n# TYPE " + name + " " + kind + "\n"
 }
 
-// textSink writes series as both text formats have them.
-type textSink struct {
-	series map[*metric]*bytes.Buffer
-	// labels are those of the attachment at hand.
-	labels []byte
-}
+// seriesBuffers are the series of each metric.
+type seriesBuffers map[*metric]*bytes.Buffer
 
-func (s *textSink) reset() {
-	for _, b := range s.series {
+func (s seriesBuffers) reset() {
+	for _, b := range s {
 		b.Reset()
 	}
 }
 
-func (s *textSink) of(f *metric) *bytes.Buffer {
-	b := s.series[f]
+func (s seriesBuffers) of(f *metric) *bytes.Buffer {
+	b := s[f]
 	if b == nil {
 		b = &bytes.Buffer{}
-		s.series[f] = b
+		s[f] = b
 	}
 	return b
+}
+
+// textSink writes series as both text formats have them.
+type textSink struct {
+	seriesBuffers
+	isOpen bool
+	// labels are those of the attachment at hand.
+	labels []byte
+}
+
+func (s *textSink) family(w io.Writer, f *metric, series []byte) error {
+	if _, err := io.WriteString(w, f.header(s.isOpen)); err != nil {
+		return err
+	}
+	_, err := w.Write(series)
+	return err
 }
 
 func (s *textSink) begin(a *inspect.Attachment) {

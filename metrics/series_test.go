@@ -5,6 +5,7 @@ package metrics
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,46 +30,81 @@ func crowded() source {
 	return source{web(), odd, bare, second}
 }
 
-// What is written as text at once is what a registry makes of the same: every family, with
-// its help and type, and every series.
-func TestTextIsThatOfARegistry(t *testing.T) {
+// What is written at once is what a registry makes of the same: every family, with its help
+// and type, and every series; in protobuf also since when a counter counts.
+func TestWrittenIsThatOfARegistry(t *testing.T) {
 	t.Parallel()
+	formats := map[expfmt.FormatType]func(*testing.T, io.Reader) map[string]*dto.MetricFamily{
+		expfmt.TypeTextPlain:  readText,
+		expfmt.TypeProtoDelim: readMessages,
+	}
+	for kind, read := range formats {
+		want := gathered(t, kind == expfmt.TypeProtoDelim)
+		h := &seriesHandler{collector: NewCollector(crowded(), "node1"), others: prometheus.NewRegistry()}
+		for range 2 { // the buffers of the first are used again
+			var written bytes.Buffer
+			if err := h.write(&written, expfmt.NewFormat(kind)); err != nil {
+				t.Fatal(err)
+			}
+			got := read(t, &written)
+			byLabels := protocmp.SortRepeated(func(a, b *dto.Metric) bool { return a.String() < b.String() })
+			labels := protocmp.SortRepeated(func(a, b *dto.LabelPair) bool { return a.GetName() < b.GetName() })
+			for _, families := range []map[string]*dto.MetricFamily{got, want} {
+				for _, f := range families {
+					sortLabels(f)
+				}
+			}
+			if diff := gocmp.Diff(want, got, protocmp.Transform(), byLabels, labels); diff != "" {
+				t.Errorf("%v (-registry +written):\n%s", kind, diff)
+			}
+		}
+	}
+}
+
+// gathered are the families that a registry makes, with the births of counters or without.
+func gathered(t *testing.T, born bool) map[string]*dto.MetricFamily {
+	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(NewCollector(crowded(), "node1"))
-	gathered, err := registry.Gather()
+	all, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]*dto.MetricFamily{}
-	for _, f := range gathered {
+	families := map[string]*dto.MetricFamily{}
+	for _, f := range all {
 		for _, m := range f.Metric {
-			if m.Counter != nil {
-				m.Counter.CreatedTimestamp = nil // the format has none
+			if m.Counter != nil && !born {
+				m.Counter.CreatedTimestamp = nil
 			}
 		}
-		want[f.GetName()] = f
+		families[f.GetName()] = f
 	}
-	h := &textHandler{collector: NewCollector(crowded(), "node1"), others: prometheus.NewRegistry()}
-	for range 2 { // the buffers of the first are used again
-		var text bytes.Buffer
-		if err := h.write(&text, expfmt.NewFormat(expfmt.TypeTextPlain), false); err != nil {
+	return families
+}
+
+func readText(t *testing.T, from io.Reader) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
+}
+
+func readMessages(t *testing.T, from io.Reader) map[string]*dto.MetricFamily {
+	t.Helper()
+	decoder := expfmt.NewDecoder(from, expfmt.NewFormat(expfmt.TypeProtoDelim))
+	families := map[string]*dto.MetricFamily{}
+	for {
+		var f dto.MetricFamily
+		switch err := decoder.Decode(&f); {
+		case errors.Is(err, io.EOF):
+			return families
+		case err != nil:
 			t.Fatal(err)
 		}
-		parser := expfmt.NewTextParser(model.UTF8Validation)
-		got, err := parser.TextToMetricFamilies(&text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		byLabels := protocmp.SortRepeated(func(a, b *dto.Metric) bool { return a.String() < b.String() })
-		labels := protocmp.SortRepeated(func(a, b *dto.LabelPair) bool { return a.GetName() < b.GetName() })
-		for _, families := range []map[string]*dto.MetricFamily{got, want} {
-			for _, f := range families {
-				sortLabels(f)
-			}
-		}
-		if diff := gocmp.Diff(want, got, protocmp.Transform(), byLabels, labels); diff != "" {
-			t.Errorf("(-registry +text):\n%s", diff)
-		}
+		families[f.GetName()] = &f
 	}
 }
 
