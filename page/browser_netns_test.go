@@ -225,6 +225,34 @@ func TestBrowserWorksRatesOut(t *testing.T) {
 	checkQuiet(t, p, a)
 }
 
+// A full node is shown whole, goes on, and is searched.
+func TestBrowserShowsAThousand(t *testing.T) {
+	crowd := func(packets uint64) (all []object) {
+		for i := range 1000 {
+			all = append(all, attached(fmt.Sprintf("pod-%d", i), "net1", object{"containerID": fmt.Sprint(i), "receive": counts(packets, 100*packets)}))
+		}
+		return all
+	}
+	a := newAgent(t, crowd(0), nil)
+	p := browser.Open(t, a.URL, desktop)
+	p.Await(`document.querySelectorAll(".attachment").length === 1000`)
+	a.change(func() { a.attachments = crowd(1000) })
+	p.Await(`document.getElementById("receive").textContent.endsWith(" Mb/s") && document.querySelectorAll("[data-is=receive]").length === 1000`)
+	for filter, shown := range map[string]int{"pod-999": 1, "pod-99": 11, "": 1000} {
+		took := browser.Eval[float64](p, fmt.Sprintf(`(() => {
+			const filter = document.getElementById("filter"), began = performance.now();
+			filter.value = %q;
+			filter.dispatchEvent(new Event("input"));
+			return performance.now() - began;
+		})()`, filter))
+		if got := browser.Eval[int](p, `document.querySelectorAll("#attachments .attachment").length`); got != shown {
+			t.Errorf("%q shows %d, want %d", filter, got, shown)
+		}
+		t.Logf("%q: %.0f ms", filter, took)
+	}
+	checkQuiet(t, p, a)
+}
+
 // The keyboard alone is enough: for the filter, the order and the details.
 func TestBrowserObeysTheKeyboard(t *testing.T) {
 	a := newAgent(t, []object{attached("web", "net1", nil), attached("db", "net2", object{"dropped": []object{{"direction": "egress", "reason": "spoofed_mac", "packets": 1, "bytes": 60}}})}, nil)

@@ -94,6 +94,7 @@ function begin(a, at) {
         }
       }
       this.now = next;
+      this.text = textOf(next);
       this.at = at;
     },
   };
@@ -115,23 +116,30 @@ function ratesBetween(then, now, seconds) {
 // Drawing
 
 function draw() {
+  for (const entry of entries.values()) drawRow(entry);
+  arrange();
+  drawTotals();
+}
+
+// arrange shows the rows that are wanted, in the order that is.
+function arrange() {
   const wanted = by("filter").value.trim().toLowerCase();
   const order = orders[by("sort").value];
-  const shown = [...entries.values()].filter((e) => textOf(e.now).includes(wanted)).sort(order);
+  const shown = [...entries.values()].filter((e) => e.text.includes(wanted)).sort(order);
   const list = by("attachments");
-  for (const entry of entries.values()) if (!shown.includes(entry)) entry.row.remove();
+  const wantedRows = new Set(shown.map((e) => e.row));
+  for (const entry of entries.values()) if (!wantedRows.has(entry.row)) entry.row.remove();
   shown.forEach((entry, i) => {
-    drawRow(entry);
     if (list.children[i] !== entry.row) list.insertBefore(entry.row, list.children[i] ?? null);
   });
   by("none").hidden = shown.length > 0;
   write(by("none"), entries.size > 0 ? "No attachment has this in its names or addresses." : "No pod of this node has a network of weir’s.");
-  drawTotals();
 }
 
 const podOf = (a) => (a.pod.name ? `${a.pod.namespace}/${a.pod.name}` : a.containerID);
 const textOf = (a) => [podOf(a), a.interface, a.network, ...(a.addresses ?? [])].join(" ").toLowerCase();
-const byName = (a, b) => textOf(a.now).localeCompare(textOf(b.now));
+const compareTexts = new Intl.Collator().compare;
+const byName = (a, b) => compareTexts(a.text, b.text);
 const byRate = (name) => (a, b) => (b.rates?.[name] ?? 0) - (a.rates?.[name] ?? 0) || byName(a, b);
 const orders = { name: byName, receive: byRate("receive"), send: byRate("send"), drops: byRate("drops") };
 
@@ -271,8 +279,8 @@ function say(text) {
 }
 
 by("tools").addEventListener("submit", (event) => event.preventDefault());
-by("filter").addEventListener("input", draw);
-by("sort").addEventListener("change", draw);
+by("filter").addEventListener("input", arrange);
+by("sort").addEventListener("change", arrange);
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : readOn()));
 
 ask("v1/version").then(({ body }) => write(by("version"), body.version), () => {});
