@@ -46,6 +46,7 @@ func (w *walk) expected() [][]string {
 		{`\{"egress spoofed_ipv4":3\}`, `\{"ingress allowed":\d+\}`},
 		{dir + `/counters 3\n`},
 		{`\{"sampled":3,"limited":0,"ring_full":0\}`},
+		{`(\{"egress spoofed_ipv4":3\}\n){3}`},
 		{`\{"rule":0,"packets":\d+\}`, fmt.Sprintf(`\{"rule":%d,"packets":`, rulesOfBoth-1)},
 		{`"protocol": 17`, `"value": \d+`},
 		{`\{"mac":\[.*\],"ipv4":1,"ipv6":2\}`},
