@@ -373,8 +373,6 @@ func TestNetnsMastersDistrustForgers(t *testing.T) {
 	forger := n.Pod("forger", toJSON(t, []object{{"name": "lan", "ips": []string{guardedAddress + "/24"}}}))
 	forger.UID = "de2cd5e3-91cf-44fc-b38f-f4dfa9c3606b"
 	victim := n.Pod("victim", toJSON(t, []object{{"name": "lan", "ips": []string{victimAddress + "/24"}}}))
-	n.mustAdd(forger)
-	n.mustAdd(victim)
 	s := &neighbours{Node: n, t: t, attacker: forger, victim: victim, other: victim}
 	var socket int
 	inCgroupOf(t, forger, func() {
@@ -384,6 +382,8 @@ func TestNetnsMastersDistrustForgers(t *testing.T) {
 		})
 	})
 	t.Cleanup(func() { _ = unix.Close(socket) })
+	n.mustAdd(forger)
+	n.mustAdd(victim)
 	evil := forger.forge(t)
 	lie := s.datagram(evil.Attrs().HardwareAddr, nobodysAddress, n.outside.Link("eth1").Attrs().HardwareAddr, "192.168.122.98")
 	send := func() bool {
