@@ -38,9 +38,10 @@ test: deps-test check test-unit test-netns test-kernels test-e2e test-demo ## Ev
 test-unit: ## Tests that need no privilege
 	go test -race ./...
 
+# tests/node takes longer than all the others together, which run beside it when it is first.
 .PHONY: test-netns
 test-netns: build ## Tests in network namespaces of this kernel (root)
-	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells|Browser)' ./...
+	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells|Browser)' ./tests/node ./...
 
 # An agent whose programs are taken for those of another build: upgrades are tested with it.
 .PHONY: build-other
@@ -53,7 +54,7 @@ build-other:
 KERNELS_WITH := -with $(BUILD)/plugins=/usr/lib/cni \
 	$(foreach b,weir weir-agent weirctl other/weir-agent,-with $(BUILD)/$(b)=/weir/src/build/$(b))
 # What the agent does is tested in namespaces of this kernel; on others, what hangs on the kernel.
-KERNELS_NODE := ^Test(Kernels|Netns(Bandwidth|Bridge|Broadcasts|Isolation|Masters|Promot|Rules|Sockets|Tamper|Upgrade|Walkthrough))
+KERNELS_NODE := ^Test(Kernels|Netns(Broadcasts|Masters|Promot|Sockets|Tamper|Upgrade|Walkthrough))
 
 .PHONY: test-kernels
 test-kernels: build build-other ## The same, and ipvlan's, on Debian's kernels in QEMU
