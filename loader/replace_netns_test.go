@@ -142,28 +142,33 @@ func (b *bench) checkPins(t *testing.T, carried bool) {
 
 // An agent that dies anywhere in a replacement leaves a guard in force, and the next one
 // finishes what it has begun.
-func TestNetnsReplacementIsFinishedByTheNextAgent(t *testing.T) {
-	for _, withMore := range []bool{false, true} {
-		steps := len((&replacement{}).steps())
-		for done := range steps + 1 {
-			t.Run(fmt.Sprintf("another layout %t, after step %d of %d", withMore, done, steps), func(t *testing.T) {
-				b := newBenchWith(t, otherBuild(t, withMore))
-				if err := b.loader.Promote(b.place(), b.guard); err != nil {
-					t.Fatal(err)
-				}
-				b.pingOnce(t)
-				before := b.count(t, bpf.Ingress, "allowed").Packets
-				b.dieAfter(t, done)
-				b.pingOnce(t)
-				b.replace(t)
-				b.pingOnce(t)
-				if after := b.count(t, bpf.Ingress, "allowed").Packets; after < before+2 {
-					t.Errorf("%d packets were counted before, %d after", before, after)
-				}
-				b.checkOneHook(t)
-				b.checkPins(t, withMore)
-			})
-		}
+func TestNetnsReplacementIsFinishedByTheNextAgent(t *testing.T) { finishReplacements(t, false) }
+
+// The same from maps of another layout.
+func TestNodesReplacementOfAnotherLayoutIsFinished(t *testing.T) { finishReplacements(t, true) }
+
+// finishReplacements has an agent die after each step of a replacement.
+func finishReplacements(t *testing.T, withMore bool) {
+	t.Helper()
+	steps := len((&replacement{}).steps())
+	for done := range steps + 1 {
+		t.Run(fmt.Sprintf("after step %d of %d", done, steps), func(t *testing.T) {
+			b := newBenchWith(t, otherBuild(t, withMore))
+			if err := b.loader.Promote(b.place(), b.guard); err != nil {
+				t.Fatal(err)
+			}
+			b.pingOnce(t)
+			before := b.count(t, bpf.Ingress, "allowed").Packets
+			b.dieAfter(t, done)
+			b.pingOnce(t)
+			b.replace(t)
+			b.pingOnce(t)
+			if after := b.count(t, bpf.Ingress, "allowed").Packets; after < before+2 {
+				t.Errorf("%d packets were counted before, %d after", before, after)
+			}
+			b.checkOneHook(t)
+			b.checkPins(t, withMore)
+		})
 	}
 }
 
