@@ -6,19 +6,28 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/weir-cni/weir/attachment"
+	"github.com/weir-cni/weir/bpf"
+	"github.com/weir-cni/weir/inspect"
+	"github.com/weir-cni/weir/policy"
 )
 
 // crowded has what a name may hold, and what a node may have.
@@ -105,6 +114,44 @@ func readMessages(t *testing.T, from io.Reader) map[string]*dto.MetricFamily {
 			t.Fatal(err)
 		}
 		families[f.GetName()] = &f
+	}
+}
+
+// An attachment that has counted everything there is has as many series as docs/metrics.md
+// says.
+func TestSeriesAreBounded(t *testing.T) {
+	t.Parallel()
+	all, some := web(), bpf.Count{Packets: 1, Bytes: 60}
+	g := all.Guard
+	g.Hits, all.Rules = nil, nil
+	for _, d := range []bpf.Direction{bpf.Ingress, bpf.Egress} {
+		for v := range bpf.Verdicts() {
+			g.Counters.Verdicts[d][v] = some
+		}
+		for class := range bpf.Classes() {
+			for family := range bpf.Families() {
+				g.Counters.Allowed[d][class][family] = some
+			}
+		}
+		for i := range policy.RulesMax {
+			all.Rules = append(all.Rules, attachment.Rule{Direction: d.String(), Rule: strconv.Itoa(i), Action: "deny"})
+			g.Hits = append(g.Hits, some)
+		}
+	}
+	g.Samples = bpf.Samples{Limited: 1, RingFull: 1}
+	g.Restored = map[string]uint64{"removed": 1, "preceded": 1}
+	count := func(a inspect.Attachment) int {
+		return testutil.CollectAndCount(NewCollector(source{a}, "node1")) - 3 // of the node
+	}
+	most := count(all)
+	g.Hits, all.Rules = nil, nil
+	want := fmt.Sprintf("at most %d series, and %d more with as many rules as there can be", count(all), most-count(all))
+	text, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
+		t.Errorf("docs/metrics.md does not say %q", want)
 	}
 }
 
