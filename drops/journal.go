@@ -144,11 +144,13 @@ func ruleName(rules []attachment.Rule, direction string, number int) string {
 // below 0.
 func (j *Journal) Kept(f Filter, last int) []api.DroppedPacket {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.kept(f, last)
+	all := j.kept(f)
+	j.mu.Unlock()
+	return newest(all, last)
 }
 
-func (j *Journal) kept(f Filter, last int) []api.DroppedPacket {
+// kept are those that match, in no order. The caller holds mu.
+func (j *Journal) kept(f Filter) []api.DroppedPacket {
 	all := []api.DroppedPacket{}
 	for _, s := range j.sources {
 		for i := range s.kept {
@@ -157,6 +159,12 @@ func (j *Journal) kept(f Filter, last int) []api.DroppedPacket {
 			}
 		}
 	}
+	return all
+}
+
+// newest brings drops into the order of their times, and leaves the last of them: all for a
+// number below 0.
+func newest(all []api.DroppedPacket, last int) []api.DroppedPacket {
 	slices.SortStableFunc(all, func(a, b api.DroppedPacket) int { return a.Time.Compare(b.Time) })
 	if last >= 0 && last < len(all) {
 		all = all[len(all)-last:]
@@ -169,9 +177,10 @@ func (j *Journal) kept(f Filter, last int) []api.DroppedPacket {
 func (j *Journal) Follow(f Filter, last int) ([]api.DroppedPacket, *Follower) {
 	follower := &Follower{journal: j, filter: f, queue: make(chan api.DroppedPacket, queueMax)}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.followers[follower] = true
-	return j.kept(f, last), follower
+	all := j.kept(f)
+	j.mu.Unlock()
+	return newest(all, last), follower
 }
 
 // Follower receives drops as they come.
