@@ -70,9 +70,7 @@ const pageDropsMax = 100
 // page need not see what pods say to each other.
 func (a *agent) handlePageDrops(w http.ResponseWriter, _ *http.Request) {
 	last := a.registry.journal.Kept(drops.Filter{}, pageDropsMax)
-	for i := range last {
-		last[i].Description, last[i].Packet = drops.Summary(&last[i]), nil
-	}
+	drops.Summarize(last)
 	a.reply(w, api.DropList{APIVersion: api.Version, Items: last})
 }
 

@@ -155,10 +155,7 @@ func (c *collector) drops() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		d := &list.Items[i]
-		d.Description, d.Packet = drops.Summary(d), nil
-	}
+	drops.Summarize(list.Items)
 	return indent(list)
 }
 

@@ -42,5 +42,13 @@ func Summary(d *api.DroppedPacket) string {
 	return Description(d)
 }
 
+// Summarize leaves of each drop its summary, as the description, and nothing of what the
+// packet carried.
+func Summarize(all []api.DroppedPacket) {
+	for i := range all {
+		all[i].Description, all[i].Packet = Summary(&all[i]), nil
+	}
+}
+
 // aboutMACs are the reasons that are understood by the MACs alone.
 func aboutMACs() []string { return []string{"spoofed_mac", "foreign_destination", "unknown_storm"} }
