@@ -533,7 +533,7 @@ func compare(t *testing.T, name string, got map[string]float64, want wanted) {
 	t.Helper()
 	for labels, value := range want.values {
 		found, ok := got[labels]
-		if !ok || math.Abs(found-value) > want.within*math.Abs(value) {
+		if !ok || math.IsNaN(found) || math.Abs(found-value) > want.within*math.Abs(value) {
 			t.Errorf("%s: %q is %v (there: %t), want %v, give or take %v of it; all: %v", name, labels, found, ok, value, want.within, got)
 		}
 	}
