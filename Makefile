@@ -38,7 +38,7 @@ test: deps-test check test-unit test-netns test-kernels test-e2e test-demo ## Ev
 test-unit: ## Tests that need no privilege
 	go test -race ./...
 
-# tests/node takes longer than all the others together, which run beside it when it is first.
+# tests/node takes longest: when it is first, the others run beside it.
 .PHONY: test-netns
 test-netns: build ## Tests in network namespaces of this kernel (root)
 	go test -race -count=1 -timeout 25m -tags netns -run '^Test(Netns|Nodes|Prometheus|Shells|Browser)' ./tests/node ./...
